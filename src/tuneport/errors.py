@@ -45,12 +45,19 @@ _NAMED = re.compile(
 )  # a name of others may hold the marks too
 _CONTROL = re.compile("[\x00-\x1f]")
 # Options of several values whose flag, or key in a file, is in the singular: it is given once for each.
-_SINGULAR = {"rules": "rule", "renames": "rename", "rewards": "reward", "diffs": "diff", "families": "family"}
+_SINGULAR = {
+    "rules": "rule",
+    "renames": "rename",
+    "row_rules": "row_rule",
+    "rewards": "reward",
+    "diffs": "diff",
+    "families": "family",
+}
 _SINGULAR |= {"form": "as"}  # which Python keeps for itself
 _ARGUMENTS = {"models": "MODEL"}  # what the command line takes without a flag
 # Options that hold pairs, which the command line and a file take as NAME=VALUE. Those that a file takes several of are a list there.
-_PAIRS = ("rules", "renames", "config", "sidecar", "vocabulary")
-_LISTS = ("rules", "renames", "config", "sidecar", "drop", "rewards")
+_PAIRS = ("rules", "row_rules", "renames", "config", "sidecar", "vocabulary")
+_LISTS = ("rules", "row_rules", "renames", "config", "sidecar", "drop", "rewards")
 _NO_QUOTES = re.compile(r"[\w@%+=:,./|…-]+")
 
 

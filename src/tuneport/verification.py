@@ -39,6 +39,7 @@ from tuneport.engine.manifest_comparison import OF_THAT_RUN, OF_THAT_VECTOR, dif
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.engine.run import compute_leaf
 from tuneport.engine.run_options import VerifyOptions
+from tuneport.engine.scaling.scales import scales_of_rows
 from tuneport.engine.stream import run_leaves
 from tuneport.engine.tensor_digests import tensor_digests
 from tuneport.engine.transfer_card import render_card
@@ -52,6 +53,7 @@ from tuneport.output.finished_folder import compare_entries
 from tuneport.output.model_card import card_digest
 from tuneport.output.write import MANIFEST
 from tuneport.pairing.name_rules import Rename, ScaleRule
+from tuneport.pairing.row_rules import RowRule
 from tuneport.progress import BYTES, Progress
 from tuneport.public_functions import takes
 from tuneport.shown import Shown
@@ -233,6 +235,9 @@ def _choices_of(manifest: Mapping[str, Any], names: Iterable[str]) -> Choices:
         recorded["rules"] = tuple(
             ScaleRule(rule["pattern"], rule["scale"], rule.get("last")) for rule in recorded["rules"]
         )
+        recorded["row_rules"] = tuple(
+            RowRule(tuple(rule["tokens"]), rule["scale"]) for rule in recorded.get("row_rules", ())
+        )
         recorded["renames"] = tuple(
             Rename(each["pattern"], each["replacement"]) for each in recorded.get("renames", ())
         )
@@ -342,6 +347,7 @@ def _compare_plans(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
             ("shape", list(task.slot.shape)),
             ("dtype", task.slot.dtype),
             ("scale", scale),
+            ("row_scales", scales_of_rows(task.recipe)),
         ):
             if entry.get(field) != wanted:
                 faults.append(

@@ -59,7 +59,17 @@ class CompareOptions(Options):
         None, metavar="FILE.json", positional=True, help="JSON file to write (created when complete)"
     )
     choices: Choices = nested(
-        Choices, "rules", "drop", "renames", "dtype", "config", "sidecar", "new_tokens", "vocabulary", "scale"
+        Choices,
+        "rules",
+        "row_rules",
+        "drop",
+        "renames",
+        "dtype",
+        "config",
+        "sidecar",
+        "new_tokens",
+        "vocabulary",
+        "scale",
     )
     probing: ProbeOptions = nested(ProbeOptions)
     running: Running = nested(Running, "overwrite", "max_memory", "workers")

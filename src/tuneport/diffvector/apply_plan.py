@@ -37,10 +37,11 @@ from tuneport.engine.plan import (
     Plan,
     grown_rows,
     place,
+    row_warnings,
     rows_without_room,
     rules_in_words,
-    scale_decisions,
 )
+from tuneport.engine.scaling.scales import Scales, find_scales
 from tuneport.engine.tokens import MatchedRows, lost_runs, match_rows, token_decisions, without_tokenizers
 from tuneport.errors import PairingError, named
 from tuneport.files.lazy_sequences import LazyMapping, LazySequence
@@ -49,7 +50,6 @@ from tuneport.files.printable import expression_of, quoted
 from tuneport.files.writing import write_new
 from tuneport.pairing.account import Account, ParentPair, TensorPair
 from tuneport.pairing.model_kinds import check_architectures
-from tuneport.pairing.name_rules import ScaleRule, lay_rules, scale_of
 from tuneport.pairing.rows import Ids, Runs, runs_of
 from tuneport.pairing.tensors import Parents, check_patterns, check_readable, main_dtype, pair_target, ties_of
 from tuneport.pairing.vocabulary import VocabularyMatch
@@ -72,9 +72,10 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
     matched = [_match(vector, target, ties_target, choices) for vector in vectors]
     matches = [each.match for each in matched]
     _check_one_vocabulary(vectors, matches)
-    rules = lay_rules(choices.rules, target.tensors)
+    tuned = [vector.tuned for vector in vectors]
+    scaling = find_scales(choices, matched, tuned, target.sidecars, target.tensors)
     accounts = [
-        _account(vector, rows, target, ties_target, choices, rules, own.outside)
+        _account(vector, rows, target, ties_target, choices, scaling, own.outside)
         for vector, rows, own in zip(vectors, matched, aligned, strict=True)
     ]
     applied = list(map(_Applied, vectors, scales, matched, accounts))
@@ -93,7 +94,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
             return kept[number]
         line = merged[written[number]]
         own = [line] if len(accounts) == 1 else [account.find(line.name) for account in accounts]
-        made = line, *_recipe(line, own, applied, choices, rules, cast)
+        made = line, *_recipe(line, own, applied, choices, scaling, cast)
         if isinstance(made[1], Sum) and any(term.runs is not None for term in made[1].terms):
             kept[number] = made
         return made
@@ -115,13 +116,13 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         files=sidecars.files,
         decisions=(
             *(decision for each in aligned for decision in each.decisions),
-            *scale_decisions(rules),
+            *scaling.decisions(merged.of(*WRITTEN)),
             *decisions,
         ),
         differences=tuple(sidecars.differences),
         tensor_refusals=tuple(refusals),
         sidecar_refusals=(*sidecars.refusals, *against.refusals),
-        warnings=(*told_at_opening(inputs), *sidecars.warnings),
+        warnings=(*told_at_opening(inputs), *row_warnings(scaling, tasks), *sidecars.warnings),
         lost=tuple(recipe for one in applied for recipe in _lost(one)),
         dropped=tuple(recipe for one in applied for recipe in _dropped(one)),
         extra={"scales": list(scales), **sidecars.noted, **against.record()},
@@ -208,14 +209,14 @@ def _account(
     target: Checkpoint,
     ties: Ties,
     choices: Choices,
-    rules: Sequence[ScaleRule],
+    scaling: Scales,
     outside: Set[str],
 ) -> Account:
     own = _ties(vector)
     names = _names(own, vector)
     pairs = LazyMapping(names, lambda weight: _as_pair(names[weight], vector.entries[names[weight]]))
     parents = Parents(pairs, own, matched.by_token, choices.drop, outside)
-    return pair_target(parents, target, ties, rules, bool(matched.match.added))
+    return pair_target(parents, target, ties, scaling.rules, bool(matched.match.added))
 
 
 def _as_pair(name: str, entry: Mapping[str, Any]) -> ParentPair:
@@ -264,17 +265,18 @@ def _recipe(
     lines: Sequence[TensorPair | None],
     applied: Sequence[_Applied],
     choices: Choices,
-    rules: Sequence[ScaleRule],
+    scaling: Scales,
     cast: Cast,
 ) -> tuple[Recipe, tuple[int, ...], tuple[float, ...]]:
     assert line.target is not None
-    target, terms, shape = line.target, [], line.target.shape
+    target, shape = line.target, line.target.shape
+    terms: list[Term] = []
     used: list[float] = []
     work = [target.dtype]
     for one, own in zip(applied, lines, strict=True):
         if own is None or own.fate not in ("transferred", "resized") or own.pair is None:
             continue
-        vector, scale = one.vector, scale_of(line.name, one.scale, rules)
+        vector, scale, by_row = one.vector, scaling.of(line.name, one.scale), scaling.by_row(line.name)
         stored = vector.difference(own.pair.name)
         if target.dtype == "F64" and stored is not None and stored.dtype != "F64":
             raise PairingError(
@@ -283,12 +285,13 @@ def _recipe(
                 f"parents instead."
             )
         raw, runs = vector.stored.tensors.get(RAW + own.pair.name), None
-        if own.by_token or vector.ids(own.pair.name) is not None:
+        if own.by_token or by_row or vector.ids(own.pair.name) is not None:
             runs, rows = _runs(one, own.pair, target)
             shape = with_rows(target.shape, max(rows, shape[vocabulary_axis(shape)]))
         source = RawRows(Source(vector.role, raw), None, raw.dtype) if raw is not None else None
         plus = Source(vector.role, stored) if stored is not None else None
-        terms.append(Term(plus, None, scale, runs, source))
+        term = Term(plus, None, scale, runs, source)
+        terms += [term] if runs is None or not by_row else scaling.of_rows((term,), scale, runs.rows)
         used.append(scale)
         work += [stored.dtype] if stored is not None else [own.pair.base.dtype, own.pair.tuned.dtype]
     seed = choices.seed if choices.rounding == "stochastic" else None

@@ -17,6 +17,7 @@ from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
 from tuneport.errors import Fault, UsageError
 from tuneport.options import Bounds, Options, option, parse_size, size_text
 from tuneport.pairing.name_rules import Rename, ScaleRule
+from tuneport.pairing.row_rules import OF_THE_TENSOR, RowRule, tokens_in
 
 SIDES = ("base", "tuned", "target")
 Matching = Literal["strings", "positions"]
@@ -80,6 +81,24 @@ def parse_rules(value: object) -> tuple[ScaleRule, ...]:
         value = [(rule.pattern, rule.value) for rule in value]
     pairs = _pairs(value, "REGEX=SCALE, for example 'embed_tokens=0'")
     return tuple(ScaleRule(_expression(pattern), *parse_rule_scale(scale)) for pattern, scale in pairs)
+
+
+def parse_row_rules(value: object) -> tuple[RowRule, ...]:
+    """Rules for tokens from ``{TOKENS: SCALE}``, texts ``TOKENS=SCALE`` or rules. Raises ValueError."""
+    if isinstance(value, Sequence) and value and all(isinstance(each, RowRule) for each in value):
+        value = [(rule.tokens, OF_THE_TENSOR if rule.scale is None else rule.scale) for rule in value]
+    found = []
+    for given, scale in _pairs(value, "TOKENS=SCALE, for example '@template=1'"):
+        tokens = tokens_in(given) if isinstance(given, str) else tuple(given) if isinstance(given, Sequence) else ()
+        if not tokens or not all(isinstance(token, str) and token for token in tokens):
+            raise ValueError("must name tokens: strings between commas, or a list of strings")
+        if scale != OF_THE_TENSOR:
+            try:
+                scale = parse_scale(scale)
+            except ValueError:
+                raise ValueError(f"must have a finite number, or {OF_THE_TENSOR!r} for the tensor's own") from None
+        found.append(RowRule(tokens, None if scale == OF_THE_TENSOR else cast(float, scale)))
+    return tuple(found)
 
 
 def parse_renames(value: object) -> tuple[Rename, ...]:
@@ -155,6 +174,14 @@ class Choices(Options):
         metavar="REGEX=SCALE",
         parse=parse_rules,
         accepts="Mapping[str, float | str | tuple[float, float]] | Sequence[str]",
+    )
+    row_rules: tuple[RowRule, ...] = _repeated(
+        help="another scale for the rows of tokens in embeddings and heads: token strings between commas, @template (added "
+        "tokens that the tuned model's chat template writes), @special or @all; the last rule with a token wins; 0 keeps the "
+        "target's rows; `scale` instead of a number is the scale of the tensor",
+        metavar="TOKENS=SCALE",
+        parse=parse_row_rules,
+        accepts="Mapping[str | tuple[str, ...], float | str] | Sequence[str]",
     )
     drop: tuple[str, ...] = _repeated(
         help="leave out tensors that the target lacks (with `diff`: that only one of the two models has)",

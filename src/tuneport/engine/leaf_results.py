@@ -66,7 +66,7 @@ class TensorResult:
     @property
     def has_diff(self) -> bool:
         """Whether a difference was added to it (or is what it holds)."""
-        return not isinstance(self.task.recipe, Sum) or any(scale != 0 for scale in self.task.scales)
+        return not isinstance(self.task.recipe, Sum) or self.task.recipe.adds
 
     @property
     def has_rounded(self) -> bool:
@@ -85,14 +85,16 @@ class TensorResult:
     def met(self) -> int:
         """Elements of rows that have a partner in base, tuned and target."""
         assert isinstance(self.task.recipe, Sum)
-        return min((matched(term.runs, self.task.slot.elements) for term in self.task.recipe.terms), default=0)
+        met: dict[str, int] = {}  # terms of one vector have different rows
+        for term in self.task.recipe.terms:
+            if term.scale != 0:
+                met[term.vector] = met.get(term.vector, 0) + matched(term.runs, self.task.slot.elements)
+        return min(met.values(), default=0)
 
     @property
     def all_matched(self) -> bool:
         """Whether every row has its partner in base, tuned and target."""
-        assert isinstance(self.task.recipe, Sum)
-        runs = [term.runs for term in self.task.recipe.terms if term.runs is not None]
-        return all(bool((each.partners[:, :3] >= 0).all()) for each in runs)
+        return self.met == self.task.slot.elements
 
 
 class LeafResults(IndexedSequence[TensorResult]):

@@ -31,6 +31,7 @@ from tuneport.engine.leaf_results import LeafResults, TensorResult
 from tuneport.engine.measured.summed_tensor import MeasuredKind, SumsByKind
 from tuneport.engine.pieces import Readers, Sum
 from tuneport.engine.plan import FORMAT, Plan
+from tuneport.engine.scaling.scales import scales_of_rows
 from tuneport.engine.tensor_digests import tensor_digests
 from tuneport.errors import CheckpointError, recorded
 from tuneport.files.json_text import chunks, finite
@@ -270,6 +271,8 @@ def _tensor(result: TensorResult) -> dict[str, Any]:
     }
     if line.fate == "copied":
         entry["scale"] = None
+    elif (by_row := scales_of_rows(result.task.recipe)) is not None:
+        entry["row_scales"] = by_row
     if line.reason:
         entry["reason"] = line.reason
     if result.nonfinite:

@@ -37,7 +37,8 @@ OF_THAT_VECTOR = (
 # Compared with words of their own, whatever the operation and without --full.
 _ELSEWHERE = (
     "operation", "formula", "decisions", "config_differences", "files", "tensors[].fate", "tensors[].shape",
-    "tensors[].dtype", "tensors[].digest", "tensors[].scale", "base_sample",
+    "tensors[].dtype", "tensors[].digest", "tensors[].scale", "tensors[].row_scales",
+    "base_sample",
 )  # fmt: skip
 # Sums are added up in one order by the kernel; numpy's, and another machine's, agree to seven digits or so.
 _SAME, _ALIKE = 1e-12, 1e-5

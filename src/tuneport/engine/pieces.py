@@ -65,7 +65,8 @@ class Term:
     An adapter's ``product`` is added to that; alone it is the difference, and neither of the two is read (``minus`` is, where it
     is given, but only to be measured). ``runs`` says
     which rows meet which: their columns are target, minus and plus, whose rows are also the product's (-1: none). ``raw``
-    rows are those of tokens that only the tuned model has; they are taken from there as they stand.
+    rows are those of tokens that only the tuned model has; they are taken from there as they stand. ``rows``: how many rows
+    have this scale, where those of one tensor have different ones (each row then has its partners in one of several terms).
     """
 
     plus: Source | None
@@ -74,6 +75,13 @@ class Term:
     runs: Runs | None = None
     raw: RawRows | None = None
     product: Product | None = None
+    rows: int | None = None
+
+    @property
+    def vector(self) -> str:
+        """The role of the input that the difference comes from; empty where there is none."""
+        found = self.plus or self.product or (None if self.raw is None else self.raw.source)
+        return "" if found is None else found.role
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,11 @@ class Sum:
     dtype: str
     work: str
     seed: int | None = None
+
+    @property
+    def adds(self) -> bool:
+        """Whether a difference is added to any row."""
+        return any(term.scale != 0 for term in self.terms)
 
     def piece(
         self, start: int, stop: int, origin: int, readers: Readers, space: Workspace, sums: Array
@@ -143,13 +156,13 @@ class Sum:
         target_at = self.terms[0].runs.target(start) if self.terms and self.terms[0].runs else start
         if target_at < 0:
             return self._raw(here, out)
-        live = [(i, term, at) for i, term in enumerate(self.terms) if (at := _partners(term, start)) is not None]
+        live = [(term, at) for term in self.terms if (at := _partners(term, start)) is not None]
         if not live and self.target.tensor.dtype == self.dtype:
             here.copy(self.target, target_at, out, start - origin, sums)
             return 0  # what is only copied from the target never stops a run
         stored = self.target.tensor.dtype
         if len(live) == 1:
-            _, term, (minus_at, plus_at) = live[0]
+            term, (minus_at, plus_at) = live[0]
             step = kernel.Addition(term.scale, start - origin, sums, self._draw(start))
             if term.minus is not None and term.plus is not None and term.product is None:
                 dtypes = kernel.Dtypes(term.minus.tensor.dtype, term.plus.tensor.dtype, stored, self.dtype, self.work)
@@ -173,7 +186,7 @@ class Sum:
                 out_bits[begin:end] = self._round(wide, start + begin)
                 continue
             result, added = wide, None
-            for number, term, (minus_at, plus_at) in live:
+            for number, (term, (minus_at, plus_at)) in enumerate(live):
                 diff, wide_base = here.difference(
                     term, minus_at + begin, plus_at + begin, end - begin, self.work, number
                 )

@@ -30,6 +30,7 @@ from tuneport.engine.choices import Choices
 from tuneport.engine.parents import equal_pairs, pair_models
 from tuneport.engine.pieces import DifferenceRecipe, Recipe, Rows, Source, Sum, Term
 from tuneport.engine.product import NBYTES
+from tuneport.engine.scaling.scales import Scales, added_rows, find_scales
 from tuneport.engine.tokens import Matrices, lost_runs, token_warnings, without_tokenizers
 from tuneport.errors import PairingError, SidecarError, TuneportError, listing, named
 from tuneport.files.lazy_sequences import LazySequence
@@ -38,7 +39,6 @@ from tuneport.files.printable import quoted
 from tuneport.output.digest import leaf_count
 from tuneport.output.shards import Layout, lay_out
 from tuneport.pairing.account import Account, Fate, ParentPair, TensorPair
-from tuneport.pairing.name_rules import LaidRamp, ScaleRule, lay_rules, scale_of
 from tuneport.pairing.tensors import main_dtype, pair_target
 from tuneport.pairing.vocabulary import RowMap, VocabularyMatch
 from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, with_rows
@@ -119,7 +119,7 @@ class Plan:
     @property
     def default_limit(self) -> int:
         """The memory bound where none is given: vocabularies that had to be parsed need more."""
-        parsed = any(match.how == "strings" for match in self.vocabulary)
+        parsed = bool(self.choices.row_rules) or any(match.how == "strings" for match in self.vocabulary)
         return DEFAULT_MAX_MEMORY_PARSING if parsed else DEFAULT_MAX_MEMORY
 
     @property
@@ -185,15 +185,22 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
     """The plan of target + scale·(tuned − base). Raises an error if the models do not belong together."""
     paired = pair_models(base, tuned, target, choices)
     match, parents = paired.matched.match, paired.parents
-    rules = lay_rules(choices.rules, target.tensors)
-    account = pair_target(parents, target, paired.ties[2], rules, bool(match.added))
+    scales = find_scales(choices, [paired.matched], [paired.tuned.sidecars], target.sidecars, target.tensors)
+    account = pair_target(parents, target, paired.ties[2], scales.rules, bool(match.added))
     cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
     matrices = Matrices(match)
     written = array("Q", account.places(*WRITTEN))
 
+    kept: dict[int, Made] = {}  # of matrices whose rows have scales of their own
+
     def make(number: int) -> Made:
+        if number in kept:
+            return kept[number]
         line = account[written[number]]
-        return line, *_recipe(line, choices, rules, cast, matrices)
+        made = line, *_recipe(line, choices, scales, cast, matrices)
+        if scales.by_row(line.name):
+            kept[number] = made
+        return made
 
     layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes)
     grown = grown_rows(account, layout)
@@ -212,11 +219,11 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         layout=layout,
         vocabulary=(without_tokenizers(match),),
         files=sidecars.files,
-        decisions=(*paired.decisions, *scale_decisions(rules), *sidecars.decisions),
+        decisions=(*paired.decisions, *scales.decisions(account.of(*WRITTEN)), *sidecars.decisions),
         differences=tuple(sidecars.differences),
         tensor_refusals=paired.refusals(account, rows_without_room(tasks, grown)),
         sidecar_refusals=(*sidecars.refusals, *against.refusals),
-        warnings=(*paired.warnings, *sidecars.warnings),
+        warnings=(*paired.warnings, *row_warnings(scales, tasks), *sidecars.warnings),
         lost=_lost(account, match),
         dropped=dropped(account),
         extra={**sidecars.noted, **against.record()},
@@ -294,21 +301,19 @@ def formula(choices: Choices) -> str:
 
 def rules_in_words(choices: Choices) -> str:
     """What follows a formula where rules change the scale of some tensors."""
-    return "".join(f"; {rule.shown} where /{rule.pattern}/" for rule in choices.rules)
+    by_row = [f"; rows of {','.join(rule.tokens)}: {rule.shown_scale}" for rule in choices.row_rules]
+    return "".join([*(f"; {rule.shown} where /{rule.pattern}/" for rule in choices.rules), *by_row])
 
 
-def scale_decisions(rules: Sequence[ScaleRule]) -> list[Decision]:
-    """The scale of every layer that a ramp reaches, a line for each list of layers."""
-    ramps = [rule for rule in rules if isinstance(rule, LaidRamp)]
-    return [
-        Decision(f"scale.{stack}", told, f"--rule {ramp.pattern}={ramp.shown}")
-        for ramp in ramps
-        for stack, told in ramp.told()
-    ]
+def row_warnings(scales: Scales, tasks: Sequence[OutputTask]) -> list[str]:
+    """Rules for tokens that have no effect."""
+    if scales.rows is None:
+        return []
+    return scales.rows.warnings(added_rows(task.recipe for task in tasks if scales.by_row(task.line.name)))
 
 
 def _recipe(
-    line: TensorPair, choices: Choices, rules: Sequence[ScaleRule], cast: Cast, matrices: Matrices
+    line: TensorPair, choices: Choices, scales: Scales, cast: Cast, matrices: Matrices
 ) -> tuple[Recipe, tuple[int, ...], tuple[float, ...]]:
     assert line.target is not None
     target, dtype = line.target, cast.of(line.target.dtype)
@@ -317,9 +322,9 @@ def _recipe(
         work = working_dtype(target.dtype)
         return Sum(line.name, Source("target", target), (), dtype, work, seed), target.shape, (0.0,)
     base, tuned = line.pair.base, line.pair.tuned
-    scale = scale_of(line.name, choices.scale, rules)
+    scale, by_row = scales.of(line.name, choices.scale), scales.by_row(line.name)
     change = line.pair.change
-    matched = line.by_token or (change is not None and change.rows is not None)
+    matched = line.by_token or by_row or (change is not None and change.rows is not None)
     rows = matrices.map(rows_of(base), rows_of(tuned), rows_of(target)) if matched else None
     shape = with_rows(target.shape, rows.rows) if rows is not None else target.shape
     if change is None:
@@ -327,6 +332,8 @@ def _recipe(
         terms: tuple[Term, ...] = (Term(Source("tuned", tuned), Source("base", base), scale, runs),)
     else:
         terms = adapted_terms(line.pair, scale, rows, columns_of(target))
+    if rows is not None and by_row:
+        terms = scales.of_rows(terms, scale, rows.rows)
     work = working_dtype(base.dtype, tuned.dtype, target.dtype)
     return Sum(line.name, Source("target", target), terms, dtype, work, seed), shape, (scale,)
 
@@ -375,12 +382,15 @@ def _sources(recipe: Recipe) -> list[StoredTensor]:
     """What a recipe reads in whole; rows that are taken as they stand are few."""
     if isinstance(recipe, Rows):
         return []
-    parts = [recipe.target.tensor] if isinstance(recipe, Sum) else []
+    target = [recipe.target.tensor] if isinstance(recipe, Sum) else []
+    parts: dict[tuple[str, str], StoredTensor] = {}  # rows with other scales are read from the same tensors
     for term in recipe.terms:
         if term.scale and (term.plus is not None or term.product is not None):
-            parts += [source.tensor for source in (term.plus, term.minus) if source is not None]
-            parts += term.product.low_rank.factors if term.product is not None else []
-    return parts
+            sources = [source for source in (term.plus, term.minus) if source is not None]
+            parts |= {(source.role, source.tensor.name): source.tensor for source in sources}
+            if term.product is not None:
+                parts |= {(term.product.role, each.name): each for each in term.product.low_rank.factors}
+    return [*target, *parts.values()]
 
 
 def _stamp(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -36,11 +36,13 @@ class MatchedRows:
     """How the vocabularies of the models belong together, and which tensors have rows to be matched by token.
 
     ``by_token`` are names of tensors as they are stored in any of the models; every other tensor must have one shape.
+    ``vocabulary`` are all tensors with one row per token, matched by token or not.
     """
 
     match: VocabularyMatch
     by_token: frozenset[str]
     refusals: tuple[str, ...]
+    vocabulary: frozenset[str] = frozenset()
 
 
 def match_rows(folders: Folders, sides: Sequence[Side], choices: Choices) -> MatchedRows:
@@ -53,7 +55,7 @@ def match_rows(folders: Folders, sides: Sequence[Side], choices: Choices) -> Mat
         sides, found, rows = _found(vocabularies, sides, choices)
     match = match_vocabulary(vocabularies, rows, choices.new_tokens)
     by_token = found.names if match.how == "strings" else _of_several_lengths(found, sides)
-    return MatchedRows(match, by_token, found.undecided)
+    return MatchedRows(match, by_token, found.undecided, found.names)
 
 
 def _found(

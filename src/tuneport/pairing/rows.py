@@ -23,6 +23,7 @@ class Runs:
     columns: int
     starts: Ids
     partners: Ids  # shape (runs, 4): target, base, tuned, raw; -1 is none
+    rows: int  # how many there are
 
     def cuts(self, start: int, stop: int) -> list[int]:
         """Elements strictly between ``start`` and ``stop`` at which a run begins."""
@@ -45,6 +46,28 @@ class Runs:
     def raw(self, element: int) -> int:
         """The element that is taken as it stands, or -1."""
         return self._partner(element, 3)
+
+    def only(self, rows: NDArray[np.bool_]) -> Runs:
+        """The runs in which the other rows have no partner in base and tuned; there is one mark for each row."""
+        target, base, tuned, raw = self._by_row()
+        base[~rows] = tuned[~rows] = -1
+        return runs_of(target, base, tuned, raw, self.columns)
+
+    def met(self) -> NDArray[np.bool_]:
+        """For each row whether target, base and tuned all have it."""
+        found: NDArray[np.bool_] = np.repeat((self.partners[:, :3] >= 0).all(axis=1), self._counts())
+        return found
+
+    def _counts(self) -> Ids:
+        return np.diff(np.append(self.starts, self.rows))
+
+    def _by_row(self) -> Ids:
+        """The partners of every row, in four rows of an array: target, base, tuned, raw."""
+        counts = self._counts()
+        behind = np.arange(self.rows, dtype=np.int64) - np.repeat(self.starts, counts)
+        found: Ids = np.repeat(self.partners, counts, axis=0).T.copy()
+        found += np.where(found >= 0, behind, 0)
+        return found
 
     def _partner(self, element: int, column: int) -> int:
         row = element // self.columns
@@ -73,4 +96,4 @@ def runs_of(target: Ids, base: Ids, tuned: Ids, raw: Ids, columns: int) -> Runs:
     # -1 to 0 is a step of 1 as well, but from no partner to a partner: not the same run.
     together &= (stacked[1:] == -1) == (stacked[:-1] == -1)
     starts = np.concatenate([[0], np.flatnonzero(~together.all(axis=1)) + 1]).astype(np.int64)
-    return Runs(columns, starts, stacked[starts])
+    return Runs(columns, starts, stacked[starts], len(stacked))

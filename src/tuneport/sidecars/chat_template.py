@@ -6,16 +6,17 @@ the older chat_template.json.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.errors import CheckpointError, in_short, named
-from tuneport.sidecars.template_tokens import tokens_written
+from tuneport.sidecars.template_tokens import names_written, tokens_written
 from tuneport.sidecars.three_way import SIDES, MergeFindings, Side, Sided, Three, render, three_way
 from tuneport.sidecars.token_ids import TokenNames
+from tuneport.tokenizer.special_tokens import TokenizerFiles
 
 JINJA, CONFIG, JSON = "chat_template.jinja", "tokenizer_config.json", "chat_template.json"
 SUBJECT = "chat_template"
@@ -63,6 +64,24 @@ def lost_template(base: SidecarFolder, tuned: SidecarFolder) -> str | None:
 
 
 _SWAPPED = "The base has a chat template and the tuned model has none: base and tuned may have been swapped."
+
+
+def template_tokens(folder: SidecarFolder, added: Collection[str]) -> list[str] | None:
+    """The ``added`` tokens that a folder's chat template writes, as text or by their roles (``{{ eos_token }}``).
+
+    None where it has no template.
+    """
+    config = folder.json(CONFIG) or {}
+    template = read_template(folder, config)
+    if template is None:
+        return None
+    files = TokenizerFiles(config, folder.json("special_tokens_map.json"), f"{folder.role} {folder.label}")
+    roles = {role: token for role, token in files.roles().items() if token is not None}
+    found: dict[str, None] = {}
+    for text in template.texts.values():
+        found |= dict.fromkeys(tokens_written(text, added, added))
+        found |= dict.fromkeys(roles[role] for role in names_written(text, roles))
+    return list(found)
 
 
 def merge_template(

@@ -57,6 +57,12 @@ def tokens_written(source: str, tokens: Iterable[str], others: Iterable[str] = (
     return found
 
 
+def names_written(source: str, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` (``bos_token``, say) that a template mentions as variables: not as a string, nor as a field."""
+    text = source[:_LONGEST]
+    return [name for name in names if re.search(rf"(?<![\w.'\"]){re.escape(name)}(?![\w'\"])", text)]
+
+
 def _stands_in(text: str, token: str, longer: Iterable[str]) -> bool:
     if not token or token not in text:
         return False

@@ -117,7 +117,7 @@ def expected_loss(plan: Plan, sample: RoundingSample | None) -> tuple[str, ...]:
 
 def _matrix(task: OutputTask) -> SampledMatrix | None:
     """The task as something to look at: a sum of matrices, whose rows are matched in one way if at all."""
-    if not isinstance(task.recipe, Sum) or not any(task.scales) or not is_matrix(task.slot.dtype, task.slot.shape):
+    if not isinstance(task.recipe, Sum) or not task.recipe.adds or not is_matrix(task.slot.dtype, task.slot.shape):
         return None
     first, *others = (term.runs for term in task.recipe.terms)
     return SampledMatrix(task, first) if all(other is first for other in others) else None

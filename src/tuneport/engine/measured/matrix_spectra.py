@@ -24,7 +24,7 @@ def matrix_spectra(plan: Plan, readers: Readers, pool: Budget) -> dict[str, dict
 
     def do(task: OutputTask) -> tuple[str, dict[str, Any]] | None:
         recipe = recipe_to_measure(task, plan)
-        if recipe is None or not is_matrix(task.slot.dtype, task.slot.shape) or not any(task.scales):
+        if recipe is None or not is_matrix(task.slot.dtype, task.slot.shape) or not recipe.adds:
             return None
         return task.slot.name, _of_matrix(recipe, *_shape(task), readers, pool.piece)
 

@@ -27,8 +27,10 @@ _NOT_OF_EVALUATE = (
 # A study's fine-tunings have data; what learns from another model (distil) names one that the study would have to make.
 RECIPES_OF_A_STUDY = tuple(name for name, kind in RECIPES.items() if not issubclass(kind, DistilRecipe))
 TRANSFER_TEXTS = ("drop", "vocabulary", "new-tokens")
-TRANSFER_LISTS = ("rule", "config", "sidecar")
-_TRANSFER = {KEYS.name(name): name for name in ("drop", "vocabulary", "new_tokens", "rules", "config", "sidecar")}
+TRANSFER_LISTS = ("rule", "row-rule", "config", "sidecar")
+_TRANSFER = {
+    KEYS.name(name): name for name in ("drop", "vocabulary", "new_tokens", "rules", "row_rules", "config", "sidecar")
+}
 
 
 def _own(recipe: str) -> dict[str, str]:

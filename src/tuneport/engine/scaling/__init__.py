@@ -1,0 +1,1 @@
+"""Which scale each tensor, layer and token has."""
