@@ -84,7 +84,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
         raise UsageError(f"{first} is not a command. {_meant(first, COMMANDS)}Commands: {', '.join(COMMANDS)}.")
     parser = build_parser([asked] if asked else [])
     if asked is not None:
-        from tuneport.commands.arguments import check_encodable, flags_of
+        from tuneport.commands.arguments import check_encodable, flags_of, tell_preset
 
         known = flags_of(parser, asked)
         for flag in (each.partition("=")[0] for each in itertools.takewhile("--".__ne__, arguments)):
@@ -95,6 +95,8 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     if unused:
         raise UsageError(f"{asked} has no use for {' '.join(unused)}. {_see(f'tuneport {asked}')}")
     check_encodable(options)
+    if asked is not None:
+        tell_preset(options)
     return options
 
 

@@ -120,7 +120,9 @@ class LayerScales:
 
 def _is_changed(task: OutputTask) -> bool:
     """Whether Δ is added to the tensor. (Rows of new tokens stand as they are, whatever α is.)"""
-    return isinstance(task.recipe, Sum) and DTYPES[task.slot.dtype].kind == "float" and any(task.scales)
+    if not isinstance(task.recipe, Sum) or any(term.rows is not None for term in task.recipe.terms):
+        return False  # rows that have scales of their own keep them
+    return DTYPES[task.slot.dtype].kind == "float" and any(task.scales)
 
 
 def _rescaled(task: OutputTask, scale: float) -> OutputTask:

@@ -9,6 +9,7 @@ from typing import Any
 from tuneport.errors import FLAGS, UsageError
 from tuneport.files.json_text import check_text
 from tuneport.options import Declared, options_of
+from tuneport.terminal import tell
 
 _METAVARS = {int: "N", float: "X", str: "WORD"}
 # Places that the commands of the core open by themselves, whatever their names are; torch, transformers and records cannot.
@@ -99,6 +100,14 @@ def _number(text: str, one: Declared) -> float | str:
         return float(text)
     except ValueError:
         return text  # the record says what is wrong with it
+
+
+def tell_preset(options: argparse.Namespace) -> None:
+    """Say on stderr what a preset stands for."""
+    if getattr(options, "preset", None) is not None:
+        from tuneport.engine.scaling.presets import in_words
+
+        tell(in_words(options.preset))
 
 
 def check_encodable(options: argparse.Namespace) -> None:

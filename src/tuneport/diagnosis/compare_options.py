@@ -60,6 +60,7 @@ class CompareOptions(Options):
     )
     choices: Choices = nested(
         Choices,
+        "preset",
         "rules",
         "row_rules",
         "drop",

@@ -35,8 +35,10 @@ from tuneport.engine.plan import (
     LostRows,
     Made,
     Plan,
+    files_chosen,
     grown_rows,
     place,
+    preset_decisions,
     row_warnings,
     rows_without_room,
     rules_in_words,
@@ -115,6 +117,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         vocabulary=tuple(map(without_tokenizers, matches)),
         files=sidecars.files,
         decisions=(
+            *preset_decisions(choices),
             *(decision for each in aligned for decision in each.decisions),
             *scaling.decisions(merged.of(*WRITTEN)),
             *decisions,
@@ -350,7 +353,9 @@ def _merge_sidecars(
         for number, one in enumerate(applied):
             match = one.matched.match
             folders = Three(one.vector.base, one.vector.tuned, folder)
-            merged = merge_sidecars(folders, match.names, choices.config, choices.sidecar, choices.dtype, grown)
+            merged = merge_sidecars(
+                folders, match.names, choices.config, files_chosen(choices, folders), choices.dtype, grown
+            )
             decisions += [*token_decisions(match), *merged.decisions]
             refusals += merged.refusals
             warnings += merged.warnings

@@ -14,9 +14,10 @@ from functools import partial
 from typing import Any, Literal, cast
 
 from tuneport.checkpoint.dtypes import FLOAT_SPELLINGS
+from tuneport.engine.scaling.presets import PRESETS, Preset, PresetName
 from tuneport.errors import Fault, UsageError
 from tuneport.options import Bounds, Options, option, parse_size, size_text
-from tuneport.pairing.name_rules import Rename, ScaleRule
+from tuneport.pairing.name_rules import OF_ALL, Rename, ScaleRule
 from tuneport.pairing.row_rules import OF_THE_TENSOR, RowRule, tokens_in
 
 SIDES = ("base", "tuned", "target")
@@ -47,14 +48,19 @@ def parse_scale(value: object) -> float:
     return number
 
 
-def parse_rule_scale(value: object) -> tuple[float, float | None]:
-    """A scale, or the first and the last of a ramp, from a number, a text or two numbers. Raises ValueError."""
+def parse_rule_scale(value: object) -> tuple[float | None, float | None]:
+    """A scale (None: that of all), or the first and the last of a ramp, from a number, a text or two numbers.
+
+    Raises ValueError.
+    """
+    if value == OF_ALL:
+        return None, None
     ends: Sequence[object] = value.split("..", 1) if isinstance(value, str) else cast(Any, value)
     several = isinstance(ends, list | tuple) and len(ends) == 2
     try:
         return (parse_scale(ends[0]), parse_scale(ends[1])) if several else (parse_scale(value), None)
     except ValueError:
-        raise ValueError("must be a finite number, or a ramp over the layers such as 0.2..1.0") from None
+        raise ValueError(f"must be a finite number, {OF_ALL!r}, or a ramp over the layers such as 0.2..1.0") from None
 
 
 def _pairs(value: object, written: str) -> list[tuple[object, object]]:
@@ -168,9 +174,15 @@ class Choices(Options):
     """Everything that determines the output. Raises `UsageError` with every value that is not valid."""
 
     scale: float = _arithmetic(1.0, "factor for the diff vector", metavar="X")
+    preset: PresetName | None = _arithmetic(
+        None,
+        "a published recipe; tuneport says which options it stands for, and your own win: chat-vector (embeddings and head "
+        "stay, but for the chat template's tokens), instruct-residual (new base + old instruct − old base), shadow (a base's "
+        "fine-tuning onto its instruct model)",
+    )
     rules: tuple[ScaleRule, ...] = _repeated(
         help="another scale for tensors whose names match the regular expression; the last match wins; 0 keeps the "
-        "target's tensor; FIRST..LAST is a ramp over the layers that match",
+        "target's tensor; FIRST..LAST is a ramp over the layers that match; `scale` is the scale of all",
         metavar="REGEX=SCALE",
         parse=parse_rules,
         accepts="Mapping[str, float | str | tuple[float, float]] | Sequence[str]",
@@ -234,6 +246,8 @@ class Choices(Options):
     def __post_init__(self) -> None:
         """Check every value; a vocabulary's expressions go where `how_to_match` looks."""
         super().__post_init__()
+        if self.preset is not None:
+            self._take(PRESETS[self.preset])
         if isinstance(self.vocabulary, tuple):
             of_all, rules = self.vocabulary
             object.__setattr__(self, "vocabulary", of_all)
@@ -243,6 +257,14 @@ class Choices(Options):
                 _parse_vocabulary(self.vocabulary_rules)
             except ValueError as error:
                 raise UsageError(Fault("vocabulary", self.vocabulary_rules, str(error))) from None
+
+    def _take(self, preset: Preset) -> None:
+        """Put a preset's options before one's own, unless they stand there (in the choices of a record)."""
+        for name in ("rules", "row_rules"):
+            added, own = getattr(preset, name), getattr(self, name)
+            if own[: len(added)] != added:
+                object.__setattr__(self, name, (*added, *own))
+        object.__setattr__(self, "sidecar", {**preset.sidecar, **self.sidecar})
 
     @property
     def shard_bytes(self) -> int:

@@ -8,7 +8,7 @@ is written. Two runs with the same plan are the same run.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from tuneport.checkpoint.adapter import Alike
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.floats import working_dtype
+from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.checkpoint.views import room_to_read
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.engine.adapted_terms import adapted_terms
@@ -30,6 +31,7 @@ from tuneport.engine.choices import Choices
 from tuneport.engine.parents import equal_pairs, pair_models
 from tuneport.engine.pieces import DifferenceRecipe, Recipe, Rows, Source, Sum, Term
 from tuneport.engine.product import NBYTES
+from tuneport.engine.scaling.presets import PRESETS, choices_of_files
 from tuneport.engine.scaling.scales import Scales, added_rows, find_scales
 from tuneport.engine.tokens import Matrices, lost_runs, token_warnings, without_tokenizers
 from tuneport.errors import PairingError, SidecarError, TuneportError, listing, named
@@ -205,7 +207,9 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
     layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes)
     grown = grown_rows(account, layout)
     folders = Three(paired.base.sidecars, paired.tuned.sidecars, target.sidecars)
-    sidecars = merge_sidecars(folders, match.names, choices.config, choices.sidecar, choices.dtype, grown)
+    sidecars = merge_sidecars(
+        folders, match.names, choices.config, files_chosen(choices, folders), choices.dtype, grown
+    )
     against = contradictions(sidecars.files, layout.slots, target)
     return Plan(
         operation="transfer",
@@ -219,7 +223,12 @@ def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choic
         layout=layout,
         vocabulary=(without_tokenizers(match),),
         files=sidecars.files,
-        decisions=(*paired.decisions, *scales.decisions(account.of(*WRITTEN)), *sidecars.decisions),
+        decisions=(
+            *preset_decisions(choices),
+            *paired.decisions,
+            *scales.decisions(account.of(*WRITTEN)),
+            *sidecars.decisions,
+        ),
         differences=tuple(sidecars.differences),
         tensor_refusals=paired.refusals(account, rows_without_room(tasks, grown)),
         sidecar_refusals=(*sidecars.refusals, *against.refusals),
@@ -303,6 +312,21 @@ def rules_in_words(choices: Choices) -> str:
     """What follows a formula where rules change the scale of some tensors."""
     by_row = [f"; rows of {','.join(rule.tokens)}: {rule.shown_scale}" for rule in choices.row_rules]
     return "".join([*(f"; {rule.shown} where /{rule.pattern}/" for rule in choices.rules), *by_row])
+
+
+def preset_decisions(choices: Choices) -> list[Decision]:
+    """Which options a preset stood for."""
+    if choices.preset is None:
+        return []
+    preset = PRESETS[choices.preset]
+    return [Decision("preset", choices.preset, f"stands for {preset.flags}: {preset.what} ({preset.source})")]
+
+
+def files_chosen(choices: Choices, folders: Iterable[SidecarFolder]) -> Mapping[str, str]:
+    """The choices of files that have an effect, or that the user made."""
+    folders = list(folders)
+    present = {name for name in choices.sidecar if any(folder.has(name) for folder in folders)}
+    return choices_of_files(choices.preset, choices.sidecar, present)
 
 
 def row_warnings(scales: Scales, tasks: Sequence[OutputTask]) -> list[str]:

@@ -21,6 +21,8 @@ _LAYER = re.compile(
     r"(?:^|\.)(?:layers?|blocks?|resblocks|h|conformer|attentions|ffns|layer_norm[12]|\w+_(?:layers?|blocks?|layer_groups))"
     r"\.(\d+)(?=\.|$)"
 )
+# Written in place of a number: the scale of all tensors.
+OF_ALL = "scale"
 # Layers of a ramp whose scales are all shown; of more, the first ones and the last.
 _MOST_SHOWN = 12
 
@@ -29,31 +31,35 @@ _MOST_SHOWN = 12
 class ScaleRule:
     """``--rule REGEX=SCALE``: the last rule whose expression is found in a target's name replaces ``--scale``.
 
-    With ``last`` it is a ramp: ``scale`` in the first layer, ``last`` in the last one, on a straight line in between.
+    ``scale`` None is that of ``--scale``. With ``last`` it is a ramp: ``scale`` in the first layer, ``last`` in the last one,
+    on a straight line in between.
     """
 
     pattern: str
-    scale: float
+    scale: float | None
     last: float | None = None
 
     def matches(self, name: str) -> bool:
         """Whether the expression is found in ``name``."""
         return re.search(self.pattern, name) is not None
 
-    def scale_at(self, name: str) -> float:
+    def scale_at(self, name: str) -> float | None:
         """The scale of a tensor that it matches; of a ramp only `lay_rules` knows it."""
         assert self.last is None, "a ramp is laid over a model's layers first"
         return self.scale
 
     @property
-    def value(self) -> float | tuple[float, float]:
+    def value(self) -> float | str | tuple[float | None, float]:
         """The scale as a Python call gives it."""
-        return self.scale if self.last is None else (self.scale, self.last)
+        if self.last is not None:
+            return self.scale, self.last
+        return OF_ALL if self.scale is None else self.scale
 
     @property
     def shown(self) -> str:
         """The scale as the command line writes it."""
-        return f"{self.scale:g}" if self.last is None else f"{self.scale:g}..{self.last:g}"
+        first = OF_ALL if self.scale is None else f"{self.scale:g}"
+        return first if self.last is None else f"{first}..{self.last:g}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class LaidRamp(ScaleRule):
 
     def scale_in(self, stack: str, number: int) -> float:
         """The scale of a layer; one layer alone has the first."""
-        assert self.last is not None
+        assert self.scale is not None and self.last is not None
         first, last = self.stacks[stack][0], self.stacks[stack][-1]
         if number == last != first:
             return self.last  # exactly, however the line is rounded
@@ -134,7 +140,8 @@ def _outside_layers(place: int, rules: Sequence[ScaleRule], names: Sequence[str]
 
 def scale_of(name: str, scale: float, rules: Sequence[ScaleRule]) -> float:
     """The scale of one tensor."""
-    return next((rule.scale_at(name) for rule in reversed(rules) if rule.matches(name)), scale)
+    found = next((rule.scale_at(name) for rule in reversed(rules) if rule.matches(name)), None)
+    return scale if found is None else found
 
 
 @dataclass(frozen=True)

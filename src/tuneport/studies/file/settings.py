@@ -26,10 +26,11 @@ _NOT_OF_EVALUATE = (
 )  # fmt: skip
 # A study's fine-tunings have data; what learns from another model (distil) names one that the study would have to make.
 RECIPES_OF_A_STUDY = tuple(name for name, kind in RECIPES.items() if not issubclass(kind, DistilRecipe))
-TRANSFER_TEXTS = ("drop", "vocabulary", "new-tokens")
+TRANSFER_TEXTS = ("preset", "drop", "vocabulary", "new-tokens")
 TRANSFER_LISTS = ("rule", "row-rule", "config", "sidecar")
 _TRANSFER = {
-    KEYS.name(name): name for name in ("drop", "vocabulary", "new_tokens", "rules", "row_rules", "config", "sidecar")
+    KEYS.name(name): name
+    for name in ("preset", "drop", "vocabulary", "new_tokens", "rules", "row_rules", "config", "sidecar")
 }
 
 
