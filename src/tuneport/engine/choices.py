@@ -259,7 +259,7 @@ class Choices(Options):
                 raise UsageError(Fault("vocabulary", self.vocabulary_rules, str(error))) from None
 
     def _take(self, preset: Preset) -> None:
-        """Put a preset's options before one's own, unless they stand there (in the choices of a record)."""
+        """Put a preset's options before one's own, unless these begin with them (the choices of a record)."""
         for name in ("rules", "row_rules"):
             added, own = getattr(preset, name), getattr(self, name)
             if own[: len(added)] != added:
