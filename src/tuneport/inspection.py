@@ -159,7 +159,7 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "architectures": checkpoint.config.get("architectures"),
         "parameters": checkpoint.parameters,
         "tensors": len(checkpoint.tensors),
-        "dtypes": dict(sorted(Counter(tensor.dtype for tensor in checkpoint.tensors.values()).items())),
+        "dtypes": _dtypes(checkpoint),
         "bytes": checkpoint.nbytes,
         "files": sorted(checkpoint.files),
         "vocabulary_rows": find_vocabulary_tensors([Side.of(checkpoint, ties_of(checkpoint))]).rows[0] or None,
@@ -171,6 +171,13 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "kernel": kernel.NAME,
         "warnings": list(spoken(checkpoint.warnings)),
     }
+
+
+def _dtypes(checkpoint: Checkpoint) -> dict[str, int]:
+    """How many tensors are stored in each format."""
+    found = Counter(tensor.dtype for tensor in checkpoint.tensors.values() if not tensor.is_dequantised)
+    coded = {} if checkpoint.scaled is None else checkpoint.scaled.formats()
+    return dict(sorted({**found, **{f"{name} with scales": count for name, count in coded.items()}}.items()))
 
 
 def _adapter(checkpoint: Checkpoint, config: AdapterConfig) -> dict[str, Any]:

@@ -20,8 +20,10 @@ from blake3 import blake3
 
 from tuneport.checkpoint.checkpoint import Checkpoint, WeightFile
 from tuneport.checkpoint.local_folder import as_adapter, open_folder
+from tuneport.checkpoint.quantised.scaled_tensors import dequantised_reads
 from tuneport.checkpoint.small_files import SidecarFolder, is_sidecar
 from tuneport.checkpoint.two_sets import HUB, PICKLED, Read, compared, told_of_two, unreadable_beside
+from tuneport.checkpoint.views import read_view
 from tuneport.checkpoint.weight_sets import ADAPTER, NAMED_IN_CONFIG, Weights, choose_weights
 from tuneport.checkpoint.weights import (
     MAX_INDEX_BYTES,
@@ -109,6 +111,7 @@ class RangeReader:
         """Nothing is opened: each read is a request of its own, or opens the cached file."""
         assert checkpoint.hub_id is not None and checkpoint.revision is not None
         self._where = f"{checkpoint.role} {checkpoint.label}"
+        self._read = dequantised_reads(checkpoint.scaled, self._read_stored) if checkpoint.scaled else self._read_stored
         self._reads: dict[str, Callable[[int, int], bytes]] = {}
         self._kept: dict[tuple[str, int, int], bytes] = {}
         for name, file in checkpoint.files.items():
@@ -120,6 +123,9 @@ class RangeReader:
 
     def read_into(self, tensor: StoredTensor, start: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the tensor's bytes from byte ``start`` on."""
+        read_view(tensor, start, buffer, self._read)
+
+    def _read_stored(self, tensor: StoredTensor, start: int, buffer: memoryview) -> None:
         wanted = tensor.file, tensor.offset + start, len(buffer)
         content = self._kept.get(wanted)
         if content is None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.hub import open_hub
 from tuneport.checkpoint.local_folder import open_folder
+from tuneport.checkpoint.quantised.scaled_tensors import METHOD, scaled_table
 from tuneport.checkpoint.small_files import JOURNAL
 from tuneport.errors import CheckpointError
 
@@ -30,12 +33,12 @@ def open_checkpoint(spec: str | os.PathLike[str], role: str, label: str | None =
             raise CheckpointError(f"{role} {text} is unfinished; run the command that started it again to resume.")
         if (path / "diff.safetensors").exists() or (path / "diff.safetensors.index.json").exists():
             raise CheckpointError(f"{role} {text} is a diff vector; add it to a model with `tuneport apply`.")
-        return open_folder(path, role, label=label)
+        return through_scales(open_folder(path, role, label=label))
     if path.exists():
         raise CheckpointError(f"{role} {text} is a file; pass the folder that contains it and its config.json.")
     found = HUB_ID.fullmatch(text)
     if found and not text.startswith((".", "/", "~")):
-        return open_hub(found["repo"], found["revision"], role)
+        return through_scales(open_hub(found["repo"], found["revision"], role))
     raise CheckpointError(
         f"{role} {text}: no such folder, and not a valid Hub id either (org/name or org/name@revision)."
     )
@@ -47,4 +50,20 @@ def fetched(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     from tuneport.checkpoint.hub import fetch
 
-    return fetch(checkpoint)
+    return through_scales(fetch(checkpoint))
+
+
+def through_scales(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the numbers that 8-bit and 4-bit codes stand for, where their scales are stored with them.
+
+    Raises `CheckpointError` where codes and scales do not fit each other.
+    """
+    if checkpoint.adapter is not None or checkpoint.legacy:
+        return checkpoint
+    found = scaled_table(checkpoint.tensors, checkpoint.config, f"{checkpoint.role} {checkpoint.label}")
+    if found is None:
+        return checkpoint
+    # What is read is plain, and so is what is written: nothing may say otherwise.
+    plain = {name: value for name, value in checkpoint.config.items() if name != METHOD}
+    made = {**checkpoint.made, "config.json": (json.dumps(plain, indent=2) + "\n").encode()}
+    return replace(checkpoint, tensors=found, scaled=found, made=made)

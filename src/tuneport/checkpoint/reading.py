@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open_files import KeptFile
 from tuneport.checkpoint.pytorch_bin import LegacyReader
+from tuneport.checkpoint.quantised.scaled_tensors import dequantised_reads
 from tuneport.checkpoint.views import read_view
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError
@@ -57,6 +58,7 @@ class FileReader:
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Open every file and check that it is still the one whose header was read."""
         self._where = f"{checkpoint.role} {checkpoint.label}"
+        self._read = dequantised_reads(checkpoint.scaled, self._read_stored) if checkpoint.scaled else self._read_stored
         self._seen: dict[str, tuple[int, ...]] = {}
         self._files = {
             name: KeptFile(
@@ -96,7 +98,7 @@ class FileReader:
         """Fill ``buffer`` with the tensor's bytes from byte ``start`` on."""
         read_view(tensor, start, buffer, self._read)
 
-    def _read(self, tensor: StoredTensor, start: int, buffer: memoryview) -> None:
+    def _read_stored(self, tensor: StoredTensor, start: int, buffer: memoryview) -> None:
         position, rest = tensor.offset + start, buffer
         try:
             with self._used(tensor.file) as descriptor:
@@ -115,7 +117,7 @@ class FileReader:
 
     def place(self, tensor: StoredTensor) -> AbstractContextManager[tuple[int, int]] | None:
         """An open file's descriptor and the tensor's first byte in it; None where its bytes do not follow each other."""
-        return self._placed(tensor) if tensor.in_one_piece else None
+        return self._placed(tensor) if tensor.in_one_piece and not tensor.is_dequantised else None
 
     @contextmanager
     def _placed(self, tensor: StoredTensor) -> Iterator[tuple[int, int]]:

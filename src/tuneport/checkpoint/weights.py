@@ -20,6 +20,8 @@ from tuneport.errors import CheckpointError, listing
 from tuneport.files.long_json import NamedTwiceError, read_long_json
 from tuneport.files.printable import quoted
 
+# In place of a file's name: what the tensor of this name stands for, which lies in no file as it is (`checkpoint.quantised`).
+DEQUANTISED = "dequantised/"
 MAX_INDEX_BYTES = 64 * 2**20
 # Of all files of a checkpoint together. The largest that we know (Kimi K2, some 140,000 tensors) has about 21 MB.
 MOST_HEADER_BYTES = 64 * 2**20
@@ -64,6 +66,11 @@ class StoredTensor:
     def elements(self) -> int:
         """Number of elements."""
         return self.nbytes // DTYPES[self.dtype].itemsize
+
+    @property
+    def is_dequantised(self) -> bool:
+        """Whether it is stored as codes with scales, and computed when it is read."""
+        return self.file.startswith(DEQUANTISED)
 
     @property
     def in_one_piece(self) -> bool:

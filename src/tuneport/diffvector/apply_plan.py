@@ -27,7 +27,7 @@ from tuneport.diffvector.respelled import align_vector, outline_of
 from tuneport.diffvector.vector import RAW, DiffVector
 from tuneport.engine.checks.output_contradictions import contradictions
 from tuneport.engine.choices import Choices
-from tuneport.engine.parents import told_at_opening
+from tuneport.engine.parents import read_through_scales, told_at_opening
 from tuneport.engine.pieces import DifferenceRecipe, RawRows, Recipe, Source, Sum, Term
 from tuneport.engine.plan import (
     WRITTEN,
@@ -118,6 +118,7 @@ def plan_apply(vectors: Sequence[DiffVector], scales: Sequence[float], target: C
         files=sidecars.files,
         decisions=(
             *preset_decisions(choices),
+            *read_through_scales(inputs),
             *(decision for each in aligned for decision in each.decisions),
             *scaling.decisions(merged.of(*WRITTEN)),
             *decisions,
@@ -298,7 +299,7 @@ def _recipe(
         used.append(scale)
         work += [stored.dtype] if stored is not None else [own.pair.base.dtype, own.pair.tuned.dtype]
     seed = choices.seed if choices.rounding == "stochastic" else None
-    recipe = Sum(line.name, Source("target", target), tuple(terms), cast.of(target.dtype), working_dtype(*work), seed)
+    recipe = Sum(line.name, Source("target", target), tuple(terms), cast.of(target), working_dtype(*work), seed)
     return recipe, shape, tuple(used) or (0.0,)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.quantised.codes import ROUNDED_AWAY
 from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.engine.choices import Choices
 from tuneport.engine.tokens import MatchedRows, match_rows, token_decisions
@@ -42,13 +43,18 @@ class PairedParents:
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """What was decided about names, an adapter and tokens."""
-        return (*self.aligned.decisions, *self.adapted.decisions, *token_decisions(self.matched.match))
+        """What was decided about codes with scales, names, an adapter and tokens."""
+        return (
+            *read_through_scales(self.inputs),
+            *self.aligned.decisions,
+            *self.adapted.decisions,
+            *token_decisions(self.matched.match),
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is known before the small files are merged."""
-        return (*told_at_opening(self.inputs), *self.adapted.warnings)
+        return (*told_at_opening(self.inputs), *rounded_parents(self.inputs), *self.adapted.warnings)
 
     def refusals(self, account: Account, without_room: Sequence[str] = ()) -> tuple[str, ...]:
         """Why the tensors of ``account`` cannot be carried; ``without_room`` are tensors that new tokens do not fit into."""
@@ -88,6 +94,34 @@ def equal_pairs(account: Account) -> tuple[ParentPair, ...]:
     """Pairs of an account that hold no floats, and must be equal in base and tuned."""
     lines = account.of("copied", "dropped")
     return tuple(line.pair for line in lines if line.pair and line.pair.exact and not line.pair.untrained)
+
+
+def read_through_scales(inputs: Sequence[Checkpoint]) -> tuple[Decision, ...]:
+    """Which inputs are stored as codes with scales."""
+    return tuple(
+        Decision(
+            f"weights.{checkpoint.role}",
+            "read through their scales",
+            f"{checkpoint.scaled.in_words()}; added in float32"
+            + ("" if checkpoint.role != "target" else ", written as plain floats, without quantization_config"),
+        )
+        for checkpoint in inputs
+        if checkpoint.scaled is not None
+    )
+
+
+def rounded_parents(inputs: Sequence[Checkpoint]) -> tuple[str, ...]:
+    """A warning where base or tuned is stored as codes: Δ then holds what these rounded away."""
+    found = [each for each in inputs if each.role in ("base", "tuned") and each.scaled is not None]
+    if not found:
+        return ()
+    formats = {name: ROUNDED_AWAY[name] for each in found if each.scaled is not None for name in each.scaled.formats()}
+    told = ", ".join(f"{name} about {share:.1%}" for name, share in sorted(formats.items()))
+    return (
+        f"{' and '.join(each.role for each in found)}: weights are stored as codes with scales, which round: {told} of "
+        "the weights' norm. Δ contains that as well. Compare ‖Δ‖ with ‖base‖ in the manifest: if Δ is not much larger than "
+        "the rounding, give the bfloat16 checkpoints.",
+    )
 
 
 def told_at_opening(inputs: Sequence[Checkpoint]) -> tuple[str, ...]:

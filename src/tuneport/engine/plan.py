@@ -41,7 +41,7 @@ from tuneport.files.printable import quoted
 from tuneport.output.digest import leaf_count
 from tuneport.output.shards import Layout, lay_out
 from tuneport.pairing.account import Account, Fate, ParentPair, TensorPair
-from tuneport.pairing.tensors import main_dtype, pair_target
+from tuneport.pairing.tensors import main_dtype, pair_target, usual_dtype
 from tuneport.pairing.vocabulary import RowMap, VocabularyMatch
 from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, with_rows
 from tuneport.sidecars.merge import Decision, FieldDifference, merge_sidecars
@@ -246,8 +246,9 @@ class Cast:
     main: str
     to: str | None
 
-    def of(self, dtype: str) -> str:
-        """The stored dtype of an output tensor whose target has ``dtype``."""
+    def of(self, target: StoredTensor) -> str:
+        """The stored dtype of the output tensor of this target."""
+        dtype = usual_dtype(target)
         return self.to if self.to is not None and dtype == self.main else dtype
 
 
@@ -340,7 +341,7 @@ def _recipe(
     line: TensorPair, choices: Choices, scales: Scales, cast: Cast, matrices: Matrices
 ) -> tuple[Recipe, tuple[int, ...], tuple[float, ...]]:
     assert line.target is not None
-    target, dtype = line.target, cast.of(line.target.dtype)
+    target, dtype = line.target, cast.of(line.target)
     seed = choices.seed if choices.rounding == "stochastic" else None
     if line.fate == "copied" or line.pair is None:
         work = working_dtype(target.dtype)

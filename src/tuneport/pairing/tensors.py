@@ -55,12 +55,20 @@ class Parents:
     refusals: tuple[str, ...] = ()
 
 
+def usual_dtype(tensor: StoredTensor) -> str:
+    """The float dtype in which a tensor of the target is written if nobody says another: its own, and bfloat16 for one that
+    is stored as codes with scales.
+    """
+    return "BF16" if tensor.is_dequantised else tensor.dtype
+
+
 def main_dtype(tensors: Iterable[StoredTensor]) -> str:
     """The float dtype that most elements have: what ``--dtype`` casts."""
     counts: dict[str, int] = {}
     for tensor in tensors:
         if DTYPES[tensor.dtype].kind == "float":
-            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.elements
+            dtype = usual_dtype(tensor)
+            counts[dtype] = counts.get(dtype, 0) + tensor.elements
     return max(counts, key=lambda dtype: counts[dtype]) if counts else "F32"
 
 

@@ -229,8 +229,8 @@ class _ConfigMerge:
         ]
         if told:
             self.findings.warnings.append(
-                f"config.json still says that weights are quantised: {printable_line(', '.join(told))}. But all "
-                f"weights are plain floats, so the output's config.json omits the field."
+                f"config.json says that weights are quantised: {printable_line(', '.join(told))}. Those of the output are "
+                f"plain floats, so its config.json omits the field."
             )
         for home in dict.fromkeys(self.fields.target.homes.values()):
             config = _inside(self.output, home)

@@ -279,8 +279,8 @@ def _sides(task: _Merge, file: str, fields: set[str], asked: Mapping[str, str]) 
 
 def _file(task: _Merge, name: str, own: Mapping[str, Any] | None, output: Mapping[str, Any]) -> bytes | Path:
     """The target's own file where nothing in it changes, byte for byte; else the merged contents."""
-    path: Path = task.folders.target.path / name
-    return path if own is not None and same(output, own) and list(output) == list(own) else render(output)
+    unchanged = own is not None and same(output, own) and list(output) == list(own)
+    return task.folders.target.content(name) if unchanged else render(output)
 
 
 def _known_fields(name: str, prefix: str, known: Mapping[str, Set[str]]) -> str:
