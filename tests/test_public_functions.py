@@ -94,3 +94,10 @@ def test_the_signature_is_that_of_the_record(name: str) -> None:
     parameters = inspect.signature(function).parameters
     assert set(parameters) == {one.name for one in options_of(function.record)}
     assert all(one.spec.help for one in options_of(function.record))
+
+
+def test_a_listing_of_the_package_shows_the_functions_and_no_rooms() -> None:
+    import tuneport.engine.run  # a room that is in the package's namespace from now on
+
+    shown = [name for name in dir(tuneport) if not name.startswith("__")]
+    assert shown == sorted(tuneport.__all__)

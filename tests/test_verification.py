@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from support import tiny_checkpoints as tiny
 from support.command_results import Cli
 from support.digests import tensor_digest
 
+import tuneport
 from tuneport.engine.run import transfer
 from tuneport.engine.transfer_card import render_card
 from tuneport.errors import TuneportError, VerificationError
@@ -301,3 +303,28 @@ def test_choices_that_no_run_would_take_are_the_manifests_fault(
     edit(out, lambda manifest: manifest["plan"]["choices"].update(choices))
     with pytest.raises(VerificationError, match="The options in the manifest are not valid"):
         full(finished[0], out)
+
+
+def test_a_changed_config_is_told_as_changed_whatever_it_holds(tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    tuneport.transfer(*made.paths, tmp_path / "out")
+    config = tmp_path / "out" / "config.json"
+    config.write_text(config.read_text()[:-3])
+    with pytest.raises(VerificationError, match=r"config\.json was changed"):
+        tuneport.verify(tmp_path / "out")
+
+
+def test_another_target_is_named_by_the_place_that_was_given(tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    tuneport.transfer(*made.paths, tmp_path / "out")
+    other = tiny.write_model(tmp_path / "other", {**made.tensors["target"], "more": torch.ones(1)})
+    with pytest.raises(VerificationError, match=r"target: .*other is not the target that was used"):
+        tuneport.verify(tmp_path / "out", made.base, made.tuned, other)
+
+
+def test_a_full_proof_says_in_words_what_only_the_run_could_know(tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    tuneport.transfer(*made.paths, tmp_path / "out")
+    proof = tuneport.verify(tmp_path / "out", *made.paths, full=True)
+    assert "inputs[].name" in proof.of_that_run
+    assert "names and revisions of the parents" in str(proof) and "[]" not in str(proof)

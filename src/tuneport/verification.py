@@ -35,7 +35,7 @@ from tuneport.engine.checks.output_contradictions import in_a_folder
 from tuneport.engine.choices import Choices
 from tuneport.engine.leaf_results import LeafResults
 from tuneport.engine.manifest import input_digests, make_manifest, read_manifest
-from tuneport.engine.manifest_comparison import OF_THAT_RUN, OF_THAT_VECTOR, differences
+from tuneport.engine.manifest_comparison import OF_THAT_RUN, OF_THAT_VECTOR, differences, in_words
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.engine.run import compute_leaf
 from tuneport.engine.run_options import VerifyOptions
@@ -43,10 +43,10 @@ from tuneport.engine.scaling.scales import scales_of_rows
 from tuneport.engine.stream import run_leaves
 from tuneport.engine.tensor_digests import tensor_digests
 from tuneport.engine.transfer_card import render_card
-from tuneport.errors import ABSENT, Fault, UsageError, VerificationError, listing, named
+from tuneport.errors import ABSENT, CheckpointError, Fault, UsageError, VerificationError, listing, named
 from tuneport.files.expressions import Expression, ExpressionError, try_expressions
 from tuneport.files.json_text import as_json
-from tuneport.files.printable import quoted
+from tuneport.files.printable import printable_line, quoted
 from tuneport.options import Place
 from tuneport.output.digest import leaf_count
 from tuneport.output.finished_folder import compare_entries
@@ -89,7 +89,7 @@ class Proof(Shown):
         proved = f"{self.kind}: {whole}. Recomputed from the parents, bit for bit the same: {part}."
         if not self.of_that_run:
             return proved
-        return f"{proved} Every field of the manifest matches too, except what only that run could know: {', '.join(self.of_that_run)}."
+        return f"{proved} Every field of the manifest matches too, except what only that run could know: {in_words(self.of_that_run)}."
 
 
 @takes(VerifyOptions)
@@ -108,7 +108,7 @@ def verify(given: VerifyOptions) -> Proof:
     if plan is None and full:
         parents = f"{named('base')}, {named('tuned')} and {named('onto')} (or {named('diffs')} and {named('onto')})"
         raise UsageError(Fault("full", ABSENT, "needs the parents", f"Give {parents}"))
-    produced = open_folder(out, "output", stem=_stem(manifest, operation))
+    produced = _opened(manifest, operation, out)
     more, leaves = (0, 0) if plan is None else (plan.more_memory, plan.leaves)
     pool = budget(running.memory_limit, running.workers, DEFAULT_MAX_MEMORY_PARSING, more, leaves)
     faults = _compare_tables(manifest, produced)
@@ -156,6 +156,19 @@ def _stem(manifest: Mapping[str, Any], operation: str) -> str:
     if operation == "export":
         return {"peft": "adapter_model", "sparse": "patch"}.get(str(manifest.get("form")), "model")
     return "diff" if operation == "diff" else "model"
+
+
+def _opened(manifest: Mapping[str, Any], operation: str, out: Path) -> Checkpoint:
+    """The output. If it cannot be opened since somebody changed a file, that is said first."""
+    try:
+        return open_folder(out, "output", stem=_stem(manifest, operation))
+    except CheckpointError as error:
+        recorded = manifest.get("files", {})
+        changed = compare_entries(
+            {name: recorded[name] for name in recorded}, {path.name for path in out.iterdir()}, out
+        )
+        _stop_if([*changed, str(error)] if changed else [], out)
+        raise
 
 
 def _manifest_again(
@@ -328,7 +341,11 @@ def _compare_parents(manifest: Mapping[str, Any], plan: Plan) -> list[str]:
             continue  # an output of apply, proved from base and tuned: the manifest names the diff vector only
         wanted = {name: {"size": entry.get("size"), "header": entry.get("header")} for name, entry in files.items()}
         if given != wanted:
-            faults.append(f"{checkpoint.role} {checkpoint.label} is not the one used: its files differ")
+            given_as = checkpoint.hub_id or checkpoint.path  # its label is the name that the parent had then
+            faults.append(
+                f"{checkpoint.role}: {printable_line(str(given_as))} is not the {printable_line(checkpoint.label)} that was "
+                f"used: its files differ"
+            )
     return faults
 
 

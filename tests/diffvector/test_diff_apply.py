@@ -357,3 +357,14 @@ def test_processor_files_and_modules_go_the_same_way_in_two_steps_as_in_one(cli:
     assert json.loads((again / "1_Pooling" / "config.json").read_text()) == {"pooling_mode": "cls"}
     (once / "1_Pooling" / "config.json").write_text("{}")
     assert "1_Pooling/config.json was changed" in cli("verify", once).err
+
+
+def test_a_template_of_the_vectors_is_not_called_the_targets(cli: Cli, tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    (made.tuned / "chat_template.jinja").write_text("{{ messages }}")
+    assert cli("diff", "--base", made.base, "--tuned", made.tuned, "--out", tmp_path / "one").status == 0
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    ran = cli("apply", tmp_path / "one", tmp_path / "two", "--onto", made.target, "--out", tmp_path / "out")
+    assert ran.status == 0, ran.err
+    told = json.loads((tmp_path / "out" / "tuneport.json").read_text())
+    assert told["behaviour"]["template"] == ["tuned"]

@@ -190,7 +190,7 @@ def test_a_changed_adapter_is_noticed_by_resume_and_by_verify(made: Made, tmp_pa
     edit(own, lora_alpha=6)  # another scaling: not one byte of the weights is different
     with pytest.raises(TuneportError, match="adapter_config"):
         transfer(adapter.base, own, adapter.target, tmp_path / "out")
-    with pytest.raises(VerificationError, match="is not the one used"):
+    with pytest.raises(VerificationError, match="that was used: its files differ"):
         verify(tmp_path / "out", adapter.base, own, adapter.target, full=True)
 
 

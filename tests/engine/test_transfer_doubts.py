@@ -1,4 +1,4 @@
-"""What stops a transfer, or raises a doubt: values that are no numbers, a zero diff vector, models in wrong roles."""
+"""What stops a transfer, or raises a doubt: NaN and infinity, a zero diff vector, models in wrong roles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands against a push, and what ends one: told in words, before the work where it can be."""
+"""What prevents a push, and what stops one: each has a message, before the work starts where possible."""
 
 from __future__ import annotations
 

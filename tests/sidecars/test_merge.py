@@ -206,9 +206,11 @@ def test_choices_that_cannot_be_meant_are_refused_with_the_known_ones(tmp_path: 
     sidecars = merge(tmp_path, model(), model(), model(), config=config, sidecar={"vocab.json": "tuned"})
     assert len(sidecars.refusals) == 4
     text = "\n".join(sidecars.refusals)
-    assert "--config rope_tetha: there is no such field here" in FLAGS.message(text) and "rope_theta" in text
+    assert "--config rope_tetha: is not a field of these models" in FLAGS.message(text) and "rope_theta" in text
     assert "generation.top_p" in text
-    assert "--sidecar vocab.json: there is no such choice here. Known choices: chat_template," in FLAGS.message(text)
+    assert "--sidecar vocab.json: is not a file that can be chosen. Known choices: chat_template," in FLAGS.message(
+        text
+    )
 
 
 ODD = st.recursive(

@@ -18,6 +18,11 @@ RANK: Mapping[str, int] = {"likely": 0, "uncertain": 1, "unlikely": 2}
 # From this cosine of Δ and target − base on, the target moved in the fine-tuning's direction: in the families of docs/verdict.md every
 # instruct model of the base was above it, and adding a second fine-tuning did harm; all other targets were below.
 SHARED_WAY = 0.3
+# docs/when-it-works.md, "Four things repeat": kinds of pairs of the lab, which are tiny models.
+_USUAL = (
+    "Usual distances (tiny models of the lab): 0.1 between neighbouring releases of one run, 0.2 to 0.3 across a change of its data, "
+    "1 to an unrelated model."
+)
 OWN_BASE = "Take the target's own base as the target, or fine-tune the target itself."
 TRY = "Transfer, evaluate the result on a few examples, and compare with the base."
 FURTHER = "Transfer, then fine-tune the result for part of the steps; compare with fine-tuning the target alone."
@@ -84,7 +89,7 @@ def _told(measures: Mapping[str, Any]) -> list[str]:
         return ["The distance of base and target was not measured."]
     found = [
         f"Base and target are {distance:.3g} of ‖base‖ apart; Δ is {measures['relative_diff']:.3g} of ‖base‖. The closer the "
-        "versions, the more a transfer recovers."
+        f"versions, the more a transfer recovers. {_USUAL}"
     ]
     if _goes_along(measures):
         found.insert(

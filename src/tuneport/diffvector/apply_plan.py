@@ -350,6 +350,7 @@ def _merge_sidecars(
     decisions: list[Decision] = []
     refusals: list[str] = []
     warnings: list[str] = []
+    owners: list[str] = ["target"]  # whose template the target of this merge has
     with tempfile.TemporaryDirectory() as scratch:
         for number, one in enumerate(applied):
             match = one.matched.match
@@ -360,10 +361,13 @@ def _merge_sidecars(
             decisions += [*token_decisions(match), *merged.decisions]
             refusals += merged.refusals
             warnings += merged.warnings
+            sides = merged.noted["behaviour"]["template"]
+            owners = list(dict.fromkeys(own for side in sides for own in (owners if side == "target" else [side])))
             if one is not applied[-1]:
                 folder = _written(merged, Path(scratch) / str(number), folder)
         files = {name: _kept(content, Path(scratch)) for name, content in merged.files.items()}
-    return replace(merged, files=files, refusals=refusals, warnings=warnings), decisions
+    noted = {**merged.noted, "behaviour": {**merged.noted["behaviour"], "template": owners}}
+    return replace(merged, files=files, refusals=refusals, warnings=warnings, noted=noted), decisions
 
 
 def _written(merged: Sidecars, place: Path, like: SidecarFolder) -> SidecarFolder:

@@ -34,6 +34,16 @@ OF_THAT_VECTOR = (
     "formula", "inputs", "decisions", "config_differences", "tensors[].norms", "tensors[].rounding", "tokens", "measures",
     "roles", "warnings", "scales", "plan",
 )  # fmt: skip
+# The same for a person, each once.
+_WORDS = {
+    "environment": "its machine, software and time",
+    "inputs[].name": "names and revisions of the parents",
+    "plan.inputs.*.files.*.mtime_ns": "times of the parents' files",
+    "card": "what the parents' cards said",
+    "adapted": "what `adapt` tried",
+    "plan.choices": "options without an effect",
+    "formula": "what names the diff vector or was measured with it",
+}
 # Compared with words of their own, whatever the operation and without --full.
 _ELSEWHERE = (
     "operation", "formula", "decisions", "config_differences", "files", "tensors[].fate", "tensors[].shape",
@@ -51,6 +61,11 @@ def differences(said: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     alike = all(machines[0].get(name) == machines[1][name] for name in ("kernel", "numpy", "system"))
     close = _SAME if alike else _ALIKE
     return [*_of_itself(said), *_differing(said, found, "", "", skipped, close)]
+
+
+def in_words(fields: Sequence[str]) -> str:
+    """What only a run could know, for a person; a proof's ``of_that_run`` has it field by field."""
+    return ", ".join(words for field, words in _WORDS.items() if field in fields)
 
 
 def _of_itself(said: Mapping[str, Any]) -> Iterator[str]:

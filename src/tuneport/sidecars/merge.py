@@ -312,13 +312,13 @@ def _unknown_choices(
         prefix = next(prefix for prefix in reversed(known) if name.startswith(prefix))
         if name.removeprefix(prefix) not in known[prefix]:
             refusals.append(
-                f"{named('config', name)}: there is no such field here. {_known_fields(name, prefix, known)}"
+                f"{named('config', name)}: is not a field of these models. {_known_fields(name, prefix, known)}"
             )
     files = {CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, SPECIAL_TOKENS, *NAMES, *PROCESSOR_FILES, *EMBEDDING_FILES}
     files |= {TOKENIZER} if folders.target.has(TOKENIZER) else set()
     files |= {name for folder in folders for name in licences_of(folder)}
     for name in sorted(sidecar_choices.keys() - files):
         refusals.append(
-            f"{named('sidecar', name)}: there is no such choice here. Known choices: {', '.join(sorted(files))}."
+            f"{named('sidecar', name)}: is not a file that can be chosen. Known choices: {', '.join(sorted(files))}."
         )
     return refusals

@@ -6,10 +6,11 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneport.studies.file.toml_lines import lines_of
+from tuneport.studies.file.toml_lines import lines_of, unquoted
 
 TEXT = '''# a comment with [brackets] and a = sign
 top = 1
@@ -98,3 +99,18 @@ def test_a_line_is_that_of_the_statement_whatever_values_hold(
     tomllib.loads(text)
     found = lines_of(text)
     assert {path: found[path] for path in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[study]\nname = my study", ' Strings need quotes: write name = "my study".'),
+        ("[a]\nmodel = org/name  # here", ' Strings need quotes: write model = "org/name".'),
+        ("a = 1..2", ""),
+        ("[study", ""),
+    ],
+)
+def test_a_string_without_quotes_is_named_with_its_quotes(text: str, hint: str) -> None:
+    with pytest.raises(tomllib.TOMLDecodeError) as caught:
+        tomllib.loads(text)
+    assert unquoted(text, str(caught.value)) == hint

@@ -378,3 +378,15 @@ def test_a_stage_from_outside_is_of_unknown_length_so_nothing_is_tuned_to_the_sa
     names = [step.name for step in graph]
     assert "tune FT(M2, dpo)" in names
     assert not [name for name in names if name.startswith("tune FT(M2, dpo) for")]
+
+
+def test_evaluations_of_one_model_are_told_apart_and_keep_their_folders() -> None:
+    asked = '[evaluate.a]\ntasks = ["org/x", "org/y"]\n[evaluate.b]\nsuite = "global-mmlu:mg"\n'
+    tunings = "".join(f'[tune.{name}]\ndata = ["org/{name}"]\nsteps = 5\n' for name in "ab")
+    both = graph_of(declared(versions(["M1"]), tunings, asked))
+    one = graph_of(declared(versions(["M1"]), tunings, asked.partition("[evaluate.b]")[0]))
+    names = [step.name for step in both if step.kind == "evaluate"]
+    assert len(names) == len(set(names))
+    assert {"evaluate M1, x + y", "evaluate M1, global-mmlu:mg"} < set(names)
+    (alone,) = [step for step in one if step.name == "evaluate M1"]
+    assert alone.folder in {step.folder for step in both}

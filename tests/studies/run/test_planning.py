@@ -22,8 +22,8 @@ from tuneport.studies.file.study_file import read_study
 from tuneport.studies.graph.graph import Graph, Step
 from tuneport.studies.run import step_records
 from tuneport.studies.run.cost import CostEstimates
-from tuneport.studies.run.describe import in_words, rehearse
-from tuneport.studies.run.planning import chosen, of_families, plan
+from tuneport.studies.run.describe import forecast, in_words, rehearse
+from tuneport.studies.run.planning import Planned, chosen, of_families, plan
 from tuneport.studies.run.store_at import open_store
 
 
@@ -291,3 +291,14 @@ def test_a_study_is_known_from_its_first_moment_on(tmp_path: Path, cli: Cli) -> 
     (out / "inputs.json").write_text("{}")
     told = cli("inspect", out, "--json")
     assert told.status == 0 and told.json()["kind"] == "study" and told.json()["done"] == 0
+
+
+def test_one_step_is_one_step_and_assumptions_stand_under_one_word() -> None:
+    study = declared('[[version]]\nname = "M1"\nmodel = "org/m1"\n', EVALUATE)
+    graph = graph_of(study)
+    told = forecast(study, graph, [Planned(step, "to do") for step in graph])
+    assert len(graph) == 1
+    lines = in_words(told).splitlines()
+    assert lines[0].startswith(f"{study.name}: 1 step, ")
+    assert any("unknown (1 step)" in line for line in lines)
+    assert sum(line.startswith("assumed") for line in lines) == 1

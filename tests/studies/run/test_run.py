@@ -18,6 +18,7 @@ from support.tiny_study import what_repeats, write_study
 import tuneport
 from tuneport.errors import OutputError, UsageError
 from tuneport.studies.run.describe import rehearse
+from tuneport.studies.run.run import StudyOutcome
 from tuneport.studies.run.store_at import open_store
 
 KILLED = -signal.SIGKILL
@@ -205,3 +206,9 @@ def test_another_studys_folder_is_not_taken_over(tmp_path: Path) -> None:
     assert (out / "results.json").read_bytes() == before
     (out / "study.toml").unlink()
     assert tuneport.study(file, out)["already_done"], "the same study under another name"
+
+
+def test_an_outcome_in_one_line_says_why_the_first_step_failed() -> None:
+    failed = [{"name": "evaluate M1", "error": "no such task\nand more"}]
+    shown = repr(StudyOutcome({"study": "three", "done": 19, "steps": 20, "failed": failed}))
+    assert shown == "<three: 19 of 20 steps done, 1 failed (evaluate M1: no such task)>"

@@ -26,7 +26,7 @@ from tuneport.studies.file.expected_numbers import read_expected
 from tuneport.studies.file.named_models import Names
 from tuneport.studies.file.question_files import asked_in_two_ways, need_apart, read_questions
 from tuneport.studies.file.toml_lines import Path as Place
-from tuneport.studies.file.toml_lines import lines_of
+from tuneport.studies.file.toml_lines import lines_of, unquoted
 from tuneport.studies.file.toml_tables import Table, nearest
 from tuneport.studies.graph.build import BEYOND
 from tuneport.studies.graph.study_inputs import LAB
@@ -60,7 +60,7 @@ def study_of(text: str, path: Path) -> Study:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         what = "values are nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise StudyError(f"{path.name} is not valid TOML: {what}.") from None
+        raise StudyError(f"{path.name} is not valid TOML: {what}.{unquoted(text, what)}") from None
     reader = _Reader(path, lines_of(text))
     study = reader.study(content, text)
     if reader.faults:

@@ -94,3 +94,18 @@ def _seated(names: list[str], counts: Counter[Path]) -> Path:
         if counts[path]:
             path = (*path, counts[path] - 1)
     return path
+
+
+_POSITION = re.compile(r"at line (\d+), column \d+\)$")
+# A key with a word behind it that is no number, date, boolean, string, list or table: TOML takes it for none of them.
+_BARE = re.compile(rf"{_DOTTED}=\s*(?!true\b|false\b|inf\b|nan\b)([A-Za-z_~./][^#\n]*)")
+
+
+def unquoted(text: str, error: str) -> str:
+    """A hint where the line that tomllib could not read has a string without quotes; empty elsewhere."""
+    position = _POSITION.search(error)
+    lines = text.splitlines()
+    if position is None or int(position[1]) > len(lines):
+        return ""
+    found = _BARE.match(lines[int(position[1]) - 1])
+    return "" if found is None else f' Strings need quotes: write {found[1].strip()} = "{found[2].strip()}".'

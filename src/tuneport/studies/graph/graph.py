@@ -35,7 +35,8 @@ class Step:
 
     `name` is for people ("transfer M5 + Δ(M4), seed 123") and `about` for the page; neither counts for the identity. Where
     the choices name a file or a model that is there already, they hold its digest too: a step whose inputs changed is
-    another step. `inputs` says where such things lie, which counts for nothing.
+    another step. `inputs` says where such things lie, which counts for nothing. `called` is the name that its folder is spelled
+    by, where other steps made `name` longer to be told apart: a finished step stays where it is.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Step:
     parents: Mapping[str, Parent] = field(default_factory=dict)
     about: Json = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    called: str = ""
 
     @cached_property
     def identity(self) -> str:
@@ -56,7 +58,7 @@ class Step:
     @property
     def folder(self) -> str:
         """The name of its folder: readable, and unlike any other step's."""
-        spelled = self.name.replace("Δ", "delta-").lower()
+        spelled = (self.called or self.name).replace("Δ", "delta-").lower()
         return f"{re.sub(r'[^a-z0-9.]+', '-', spelled).strip('-')[:80]}-{self.identity[:8]}"
 
 

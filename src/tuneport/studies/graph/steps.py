@@ -77,7 +77,11 @@ class Builder:
 
     def graph(self) -> Graph:
         """All steps; each knows everything that it is the answer of."""
-        return Graph(replace(step, about={**step.about, **self._answers(step)}) for step in self._graph)
+        names = _told_apart(self._graph)
+        return Graph(
+            replace(step, name=names[step.identity], called=step.name, about={**step.about, **self._answers(step)})
+            for step in self._graph
+        )
 
     def _answers(self, step: Step) -> dict[str, Any]:
         """Results of what scores, and further pairs where two versions are the same model."""
@@ -168,6 +172,29 @@ class Builder:
         answered = self._results.setdefault(step.identity, [])
         answered += [result for result in results if result not in answered]
         return step
+
+
+def _told_apart(graph: Graph) -> dict[str, str]:
+    """Every step's name by identity; evaluations of one model with one name get their tasks behind it, or a number."""
+    names = {step.identity: step.name for step in graph}
+    for of_tasks in (True, False):
+        alike: dict[str, list[Step]] = {}
+        for step in graph:
+            if step.kind == "evaluate":
+                alike.setdefault(names[step.identity], []).append(step)
+        for steps in alike.values():
+            for place, step in enumerate(steps if len(steps) > 1 else ()):
+                names[step.identity] += f", {_tasks(step)}" if of_tasks else f" ({place + 1})"
+    return names
+
+
+def _tasks(step: Step) -> str:
+    """What an evaluation asks, in short."""
+    given = [step.choices[role]["given"] for role in step.choices if role.startswith("tasks.")]
+    found = [str(each).rpartition("/")[2] for each in given]
+    found += [parent.part for role, parent in step.parents.items() if role.startswith("tasks.")]
+    suite = step.choices["suite"]
+    return " + ".join([*found, *([str(suite)] if suite is not None else [])])
 
 
 def of_loss(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class PlannedStudy(Found):
 
     def heading(self) -> str:
         """One line."""
-        return f"plan of the study {self['study']}: {len(self['steps'])} steps"
+        count = len(self["steps"])
+        return f"plan of the study {self['study']}: {count} step{'s' * (count != 1)}"
 
 
 @takes(StudyOptions)
@@ -81,7 +82,7 @@ def in_words(told: Mapping[str, Any]) -> str:
     """The dry run for a person."""
     steps, counts, cost = told["steps"], told["counts"], told["cost"]
     lines = [
-        f"{told['study']}: {len(steps)} steps, {counts['done']} done, {counts['to do']} to do, {counts['again']} to do again",
+        f"{told['study']}: {len(steps)} step{'s' * (len(steps) != 1)}, {counts['done']} done, {counts['to do']} to do, {counts['again']} to do again",
         "  " + ", ".join(f"{number} × {kind}" for kind, number in Counter(step["kind"] for step in steps).items()),
         "",
     ]
@@ -109,7 +110,8 @@ def in_words(told: Mapping[str, Any]) -> str:
         lines.append(
             f"to wait     about {duration(cost['seconds'])} in sequence, judging by similar steps here{told_of}"
         )
-    lines += [f"  assumed: {assumption}" for assumption in cost["assumptions"]]
+    lines += [f"assumed     {cost['assumptions'][0]}"] if cost["assumptions"] else []
+    lines += [f"            {assumption}" for assumption in cost["assumptions"][1:]]
     lines += [f"note: {note}" for note in told["notes"]]
     lines.append(
         f"{_MARKS['done']} done  {_MARKS['to do']} to do  {_MARKS['again']} done before with other options or parents"
@@ -118,8 +120,8 @@ def in_words(told: Mapping[str, Any]) -> str:
 
 
 def _unknown(count: int, known: float | None) -> str:
-    more = "" if known is None else "unknown for "
-    return f" ({more}{count} {'steps' if known is None else 'more steps'})" if count else ""
+    more, steps = ("" if known is None else " more"), f"step{'s' * (count != 1)}"
+    return f" ({'' if known is None else 'unknown for '}{count}{more} {steps})" if count else ""
 
 
 def _bytes(count: int | None) -> str:

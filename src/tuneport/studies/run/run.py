@@ -11,6 +11,7 @@ import time
 from contextlib import AbstractContextManager
 from typing import Any
 
+from tuneport.errors import shortened
 from tuneport.public_functions import takes
 from tuneport.results.schema import RESULTS, STEPS, STUDY
 from tuneport.shown import Found
@@ -32,14 +33,19 @@ from tuneport.studies.study_options import StudyOptions
 
 # results.json is rewritten as steps end, for at most a twentieth of the time.
 _SHARE = 20
+# Letters of an error in a line that sums up a run.
+_LINE = 160
 
 
 class StudyOutcome(Found):
     """What a run of a study did."""
 
     def heading(self) -> str:
-        """One line: how many steps are done."""
-        return f"{self['study']}: {self['done']} of {self['steps']} steps done, {len(self['failed'])} failed"
+        """One line: how many steps are done, and why the first one failed."""
+        line = f"{self['study']}: {self['done']} of {self['steps']} steps done, {len(self['failed'])} failed"
+        for first in self["failed"][:1]:
+            line += f" ({first['name']}: {shortened(str(first['error']).partition(chr(10))[0], _LINE)})"
+        return line
 
 
 @takes(StudyOptions)
