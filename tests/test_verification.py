@@ -19,7 +19,7 @@ from support.command_results import Cli
 from support.digests import tensor_digest
 
 import tuneport
-from tuneport.engine.run import transfer
+from tuneport.diffvector.run import transfer
 from tuneport.engine.transfer_card import render_card
 from tuneport.errors import TuneportError, VerificationError
 from tuneport.output.model_card import card_digest

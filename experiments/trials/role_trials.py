@@ -125,8 +125,8 @@ def run(trial: Trial, folder: Path) -> dict[str, Any]:
     from tuneport.engine.checks import sampling
     from tuneport.engine.checks.before_writing import look
     from tuneport.engine.choices import Choices, Running
-    from tuneport.engine.plan import plan_transfer
     from tuneport.engine.run import execute
+    from tuneport.engine.summands.pair_summand import plan_transfer
 
     given = [(trial.base, "base"), (trial.tuned, "tuned"), (trial.target, "target")]
     plan = plan_transfer(*(open_checkpoint(folder / name, role) for name, role in given), Choices())

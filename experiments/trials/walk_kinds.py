@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from experiments.trials.tiny_kinds import NotMadeError, kinds, tiny_config, tiny_model
-from tuneport.engine.run import transfer
+from tuneport.diffvector.run import transfer
 from tuneport.errors import TuneportError
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "kinds.json"

@@ -24,8 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from experiments.tables.make_spellings import language_models
 from experiments.trials.tiny_kinds import LAYERS, NotMadeError, tiny_config
-from tuneport.diffvector.run import apply, diff
-from tuneport.engine.run import transfer
+from tuneport.diffvector.run import apply, diff, transfer
 from tuneport.errors import TuneportError
 from tuneport.pairing.spelling_rules import data
 

@@ -31,7 +31,7 @@ from experiments.trials.walk_kinds import (
     tokenizer_of,
     too_long,
 )
-from tuneport.engine.run import transfer
+from tuneport.diffvector.run import transfer
 from tuneport.errors import TuneportError
 from tuneport.tuning.recipes import Lora, SftRecipe
 from tuneport.tuning.run import tune

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tuneport.diffvector.run import apply as apply
     from tuneport.diffvector.run import diff as diff
     from tuneport.diffvector.run import plan as plan
-    from tuneport.engine.run import transfer as transfer
+    from tuneport.diffvector.run import transfer as transfer
     from tuneport.inspection import inspect as inspect
     from tuneport.publishing.push import publish as publish
     from tuneport.reporting.run import report as report
@@ -69,7 +69,7 @@ _HOMES = {
     "publish": "tuneport.publishing.push",
     "report": "tuneport.reporting.run",
     "study": "tuneport.studies.run.run",
-    "transfer": "tuneport.engine.run",
+    "transfer": "tuneport.diffvector.run",
     "tune": "tuneport.tuning.run",
     "verify": "tuneport.verification",
 }

@@ -85,7 +85,7 @@ def apply(
     onto: str | PathLike[str],
     out: str | PathLike[str],
     *,
-    scale: float = ...,
+    scale: float | Sequence[float] = ...,
     preset: Literal['chat-vector', 'instruct-residual', 'shadow'] | None = ...,
     rules: Mapping[str, float | str | tuple[float, float]] | Sequence[str] = ...,
     row_rules: Mapping[str | tuple[str, ...], float | str] | Sequence[str] = ...,
@@ -237,13 +237,13 @@ def path(
     overwrite: bool = ...,
 ) -> LossPath: ...
 def plan(
-    base: str | PathLike[str] | None = ...,
-    tuned: str | PathLike[str] | None = ...,
+    base: str | PathLike[str] | Sequence[str | PathLike[str]] = ...,
+    tuned: str | PathLike[str] | Sequence[str | PathLike[str]] = ...,
     onto: str | PathLike[str] | None = ...,
     out: str | PathLike[str] | None = ...,
     *,
     diffs: str | PathLike[str] | Sequence[str | tuple[str, float]] | Mapping[str, float] | None = ...,
-    scale: float = ...,
+    scale: float | Sequence[float] = ...,
     preset: Literal['chat-vector', 'instruct-residual', 'shadow'] | None = ...,
     rules: Mapping[str, float | str | tuple[float, float]] | Sequence[str] = ...,
     row_rules: Mapping[str | tuple[str, ...], float | str] | Sequence[str] = ...,
@@ -291,12 +291,13 @@ def study(
     only: str | Sequence[str] = ...,
 ) -> StudyOutcome: ...
 def transfer(
-    base: str | PathLike[str],
-    tuned: str | PathLike[str],
+    base: str | PathLike[str] | Sequence[str | PathLike[str]],
+    tuned: str | PathLike[str] | Sequence[str | PathLike[str]],
     onto: str | PathLike[str],
     out: str | PathLike[str],
     *,
-    scale: float = ...,
+    diffs: str | PathLike[str] | Sequence[str | tuple[str, float]] | Mapping[str, float] = ...,
+    scale: float | Sequence[float] = ...,
     preset: Literal['chat-vector', 'instruct-residual', 'shadow'] | None = ...,
     rules: Mapping[str, float | str | tuple[float, float]] | Sequence[str] = ...,
     row_rules: Mapping[str | tuple[str, ...], float | str] | Sequence[str] = ...,
@@ -369,8 +370,8 @@ def tune(
 ) -> Tuned: ...
 def verify(
     out: str | PathLike[str],
-    base: str | PathLike[str] | None = ...,
-    tuned: str | PathLike[str] | None = ...,
+    base: str | PathLike[str] | Sequence[str | PathLike[str]] = ...,
+    tuned: str | PathLike[str] | Sequence[str | PathLike[str]] = ...,
     onto: str | PathLike[str] | None = ...,
     *,
     diffs: str | PathLike[str] | Sequence[str | PathLike[str]] = ...,

@@ -204,7 +204,7 @@ def _defaults(by_record: Mapping[str, Any], of: int) -> str:
 def shown_default(value: Any) -> str:
     """A default as help shows it."""
     if isinstance(value, tuple):
-        return ", ".join(map(str, value))
+        return ", ".join(map(shown_default, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -12,7 +12,7 @@ import os
 import random
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from tuneport.engine.manifest import input_digests, make_manifest, read_manifest
 from tuneport.engine.manifest_comparison import OF_THAT_RUN, OF_THAT_VECTOR, differences, in_words
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.engine.run import compute_leaf
-from tuneport.engine.run_options import VerifyOptions
+from tuneport.engine.run_options import VerifyOptions, paired
 from tuneport.engine.scaling.scales import scales_of_rows
 from tuneport.engine.stream import run_leaves
 from tuneport.engine.tensor_digests import tensor_digests
@@ -47,7 +47,6 @@ from tuneport.errors import ABSENT, CheckpointError, Fault, UsageError, Verifica
 from tuneport.files.expressions import Expression, ExpressionError, try_expressions
 from tuneport.files.json_text import as_json
 from tuneport.files.printable import printable_line, quoted
-from tuneport.options import Place
 from tuneport.output.digest import leaf_count
 from tuneport.output.finished_folder import compare_entries
 from tuneport.output.model_card import card_digest
@@ -104,7 +103,7 @@ def verify(given: VerifyOptions) -> Proof:
     out, running, full = Path(os.path.expanduser(given.out)), given.running, given.full
     manifest = read_manifest(out)
     operation = str(manifest.get("operation"))
-    plan = _plan_again(manifest, operation, given.base, given.tuned, given.onto, given.diffs)
+    plan = _plan_again(manifest, given)
     if plan is None and full:
         parents = f"{named('base')}, {named('tuned')} and {named('onto')} (or {named('diffs')} and {named('onto')})"
         raise UsageError(Fault("full", ABSENT, "needs the parents", f"Give {parents}"))
@@ -186,48 +185,50 @@ def _manifest_again(
     return make_manifest(plan, plan.record(), results, found, measure_dropped(plan, readers), digests, pool, 0.0)
 
 
-def _plan_again(
-    manifest: Mapping[str, Any],
-    operation: str,
-    base: Place | None,
-    tuned: Place | None,
-    onto: Place | None,
-    diffs: Sequence[Place],
-) -> Plan | None:
+def _plan_again(manifest: Mapping[str, Any], given: VerifyOptions) -> Plan | None:
     """The plan as the manifest's choices and the given parents make it; None where no parents are given."""
     from tuneport.diffvector.run import plan_of
 
-    if not (base or tuned or onto or diffs):
+    if not (given.base or given.tuned or given.onto or given.diffs):
         return None
+    operation, scales = str(manifest["operation"]), manifest.get("scales")
     if operation == "export":
         raise UsageError(
             "An export is checked against its manifest alone: leave out the parents. To check where it comes from, "
             "export the diff vector again and compare the digests in `tuneport.json`."
         )
-    scales = manifest.get("scales", [])
-    if diffs:
-        if operation != "apply" or onto is None:
-            raise UsageError(Fault("diffs", ABSENT, f"needs {named('onto')}, for an output of `apply`"))
-        if len(scales) != len(diffs):
-            raise VerificationError(f"The output was made of {len(scales)} diff vector(s), but {len(diffs)} are given.")
-    elif base is None or tuned is None or (onto is None and operation != "diff"):
+    pairs = paired(given.base, given.tuned) if given.base or given.tuned or not given.diffs else ()
+    if given.diffs and (operation == "diff" or given.onto is None):
+        raise UsageError(Fault("diffs", ABSENT, f"needs {named('onto')}, for an output of `apply` or `transfer`"))
+    if given.onto is None and operation != "diff":
         raise UsageError(
             f"Give all of the parents: {named('base')}, {named('tuned')} and, for an output model, {named('onto')}."
         )
-    elif operation == "apply" and len(scales) != 1:
-        raise UsageError(
-            f"The output was made of {len(scales)} diff vectors; give each with {named('diffs')}, and {named('onto')}."
-        )
+    _check_parents(manifest, len(pairs), len(given.diffs))
 
     def choices_of(names: Iterable[str]) -> Choices:
-        choices = _choices_of(manifest, names)
-        return replace(choices, scale=scales[0]) if operation == "apply" and not diffs else choices
+        return _choices_of(manifest, names)
 
     # Words tell of a model by its name: by the one that it had then, wherever it lies now.
     called = {entry["role"]: entry["name"] for entry in manifest["inputs"]}
-    scaled = tuple(zip(diffs, scales, strict=True)) if diffs else None
+    onto = None if operation == "diff" else given.onto
     with _following():
-        return plan_of(base, tuned, None if operation == "diff" else onto, scaled, choices_of, called)
+        return plan_of(
+            pairs, onto, tuple((diff, None) for diff in given.diffs), choices_of, tuple(scales or ()), called
+        )
+
+
+def _check_parents(manifest: Mapping[str, Any], pairs: int, diffs: int) -> None:
+    """Raise `VerificationError` where another number of differences was added, or taken, than there are parents given.
+
+    Of an output of `apply` each diff vector, or the pair that it was taken from, may be given.
+    """
+    roles = [entry["role"] for entry in manifest["inputs"]]
+    of_pairs, of_diffs = (sum(role.startswith(kind) for role in roles) for kind in ("tuned", "diff"))
+    if pairs + diffs != of_pairs + of_diffs or pairs < of_pairs or (pairs and diffs and not of_pairs):
+        made = [f"{n} {what}" for n, what in ((of_pairs, "tuned model(s)"), (of_diffs, "diff vector(s)")) if n]
+        found = [f"{n} {what}" for n, what in ((pairs, "tuned model(s)"), (diffs, "diff vector(s)")) if n]
+        raise VerificationError(f"The output was made of {' and '.join(made)}, but {' and '.join(found)} are given.")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.reading import readers_by_role
 from tuneport.diagnosis.probing.carried_weights import carry
 from tuneport.engine.choices import Choices
-from tuneport.engine.plan import plan_transfer
+from tuneport.engine.summands.pair_summand import plan_transfer
 from tuneport.scoring.measured_tokens import Pair
 
 PAIRS = [Pair([2, 5, 9, 3], [7, 4]), Pair([2, 8, 30, 12, 3], [30, 4]), Pair([2, 3], [11])]

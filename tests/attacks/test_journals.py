@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import tiny_checkpoints as tiny
 
-from tuneport.engine.run import transfer
+from tuneport.diffvector.run import transfer
 from tuneport.errors import NumericsError, TakenError
 from tuneport.output.journal import _check
 from tuneport.output.write import OutputFolder

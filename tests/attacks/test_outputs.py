@@ -12,7 +12,7 @@ import pytest
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
 
-from tuneport.engine.run import transfer
+from tuneport.diffvector.run import transfer
 from tuneport.errors import TuneportError, VerificationError
 from tuneport.verification import verify
 

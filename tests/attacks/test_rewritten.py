@@ -11,7 +11,7 @@ from support import tiny_checkpoints as tiny
 
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.reading import reading
-from tuneport.engine.run import transfer
+from tuneport.diffvector.run import transfer
 from tuneport.errors import CheckpointError, TakenError
 from tuneport.output.write import OutputFolder
 

@@ -15,9 +15,9 @@ from support.tiny_adapters import KINDS, Made
 from support.written_manifests import manifest
 from transformers import AutoModelForCausalLM
 
+from tuneport.diffvector.run import transfer
 from tuneport.engine import budget as budgets
 from tuneport.engine import product
-from tuneport.engine.run import transfer
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

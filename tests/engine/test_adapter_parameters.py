@@ -14,8 +14,7 @@ from support import tiny_checkpoints as tiny
 from support.written_manifests import by_name
 from transformers import AutoModelForCausalLM, GptOssConfig, MixtralConfig, PreTrainedConfig
 
-from tuneport.diffvector.run import apply, diff
-from tuneport.engine.run import transfer
+from tuneport.diffvector.run import apply, diff, transfer
 from tuneport.errors import PairingError, TuneportError
 from tuneport.verification import verify
 

@@ -16,8 +16,7 @@ from support import tiny_checkpoints as tiny
 from support.tiny_adapters import Made, edit, make
 from support.written_manifests import by_name
 
-from tuneport.diffvector.run import diff
-from tuneport.engine.run import transfer
+from tuneport.diffvector.run import diff, transfer
 from tuneport.errors import NumericsError, PairingError, TuneportError, VerificationError
 from tuneport.verification import verify
 

@@ -21,12 +21,11 @@ from support.written_manifests import by_name, manifest
 from transformers import AutoModelForCausalLM
 
 from tuneport.checkpoint.open_model import open_checkpoint
-from tuneport.diffvector.run import apply, diff
+from tuneport.diffvector.run import apply, diff, transfer
 from tuneport.engine import budget as budgets
 from tuneport.engine import product
 from tuneport.engine.choices import Choices
-from tuneport.engine.plan import plan_transfer
-from tuneport.engine.run import transfer
+from tuneport.engine.summands.pair_summand import plan_transfer
 from tuneport.errors import TuneportError
 from tuneport.verification import verify
 

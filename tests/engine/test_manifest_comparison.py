@@ -14,9 +14,8 @@ import pytest
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
 
-from tuneport.diffvector.run import apply, diff
+from tuneport.diffvector.run import apply, diff, transfer
 from tuneport.engine.manifest_comparison import OF_THAT_RUN, differences
-from tuneport.engine.run import transfer
 from tuneport.errors import VerificationError
 from tuneport.verification import verify
 

@@ -12,7 +12,8 @@ from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.engine.budget import MIB, budget
 from tuneport.engine.choices import Choices
 from tuneport.engine.leaf_results import LeafResults
-from tuneport.engine.plan import Plan, plan_transfer
+from tuneport.engine.plan import Plan
+from tuneport.engine.summands.pair_summand import plan_transfer
 from tuneport.errors import OutputError
 
 MOST_BYTES = 900  # three inputs, names, pairs, account, places of the output and results; they take 600

@@ -20,9 +20,8 @@ from support.written_manifests import by_name, manifest
 
 from tuneport.checkpoint import floats
 from tuneport.comparison.rounding import measure_rounding, rounded
-from tuneport.diffvector.run import apply, diff
+from tuneport.diffvector.run import apply, diff, transfer
 from tuneport.engine import arithmetic, budget, kernel
-from tuneport.engine.run import transfer
 from tuneport.errors import DoubtError
 from tuneport.pairing.name_rules import ScaleRule
 

@@ -13,9 +13,9 @@ from support import tiny_checkpoints as tiny
 
 from tuneport.checkpoint import floats
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.diffvector.run import transfer
 from tuneport.engine import arithmetic, kernel
 from tuneport.engine.arithmetic import Draw, draw_key
-from tuneport.engine.run import transfer
 
 pytestmark = pytest.mark.filterwarnings("error")
 KEY = draw_key(5, "x")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
 
-from tuneport.engine.run import transfer
+from tuneport.diffvector.run import transfer
 from tuneport.errors import PairingError
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"

@@ -16,9 +16,9 @@ from support.command_results import Cli
 from support.written_manifests import by_name, manifest
 
 import tuneport
+from tuneport.diffvector.run import transfer
 from tuneport.engine import budget as budgets
 from tuneport.engine import run as running_module
-from tuneport.engine.run import transfer
 from tuneport.errors import NumericsError
 from tuneport.pairing.name_rules import ScaleRule
 

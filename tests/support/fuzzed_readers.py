@@ -70,7 +70,7 @@ def of_diff(data: bytes, place: Path) -> None:
     vector, target = place / "vector", _made() / "target"
     shutil.copytree(_made() / "vector", vector)
     (vector / "tuneport.json").write_bytes(data)
-    plan = plan_of(None, None, target, [(vector, 1.0)], lambda names: Choices())
+    plan = plan_of((), target, [(vector, 1.0)], lambda names: Choices())
     look(plan)
     plan.record()
 

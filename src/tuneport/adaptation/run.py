@@ -24,10 +24,10 @@ from tuneport.adaptation.retained_texts import halves, own_texts
 from tuneport.adaptation.rung_measures import AskedParts, RungMeasures, judged_by, retention
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.diagnosis.probing.probe_prompts import Questions, hear_source
-from tuneport.diffvector.run import diff
+from tuneport.diffvector.run import diff, transfer
 from tuneport.engine.manifest import read_manifest, render_manifest
-from tuneport.engine.plan import plan_transfer
-from tuneport.engine.run import execute, transfer
+from tuneport.engine.run import execute
+from tuneport.engine.summands.pair_summand import plan_transfer
 from tuneport.engine.transfer_card import render_card as render_transfer_card
 from tuneport.errors import DoubtError, UsageError, listing, named, recorded
 from tuneport.examples.questions import OwnTask, digest_of_task

@@ -18,7 +18,7 @@ def call(options: argparse.Namespace) -> Told:
     """Transfer, or show the plan."""
     if is_dry(options):
         return planned(TransferOptions, options)
-    from tuneport.engine.run import transfer
+    from tuneport.diffvector.run import transfer
 
     output = transfer(**given_for(TransferOptions, options), warn=warn)
     return Told(output.in_words(), output.to_dict(), told=output.told)

@@ -25,6 +25,10 @@ _USUAL = (
 )
 OWN_BASE = "Take the target's own base as the target, or fine-tune the target itself."
 TRY = "Transfer, evaluate the result on a few examples, and compare with the base."
+OF_A_SUM = (
+    "No calibration covers the sum of several fine-tunings, so there is no further prediction. `tuneport compare` judges "
+    "each of them alone."
+)
 FURTHER = "Transfer, then fine-tune the result for part of the steps; compare with fine-tuning the target alone."
 
 
@@ -53,16 +57,21 @@ def verdict_of(
     gates: Sequence[Gate],
     kind: str | None = None,
     known: Sequence[Calibration] | None = None,
+    *,
+    several: bool = False,
 ) -> Verdict:
     """The verdict from the figures of a comparison (`MeasuredTensors.whole`), its gates and the target's `model_type`.
 
-    ``known`` are the calibrations to ask, by default those of the package.
+    ``known`` are the calibrations to ask, by default those of the package. ``several``: it is about the sum of several
+    fine-tunings, which none of them covers.
     """
     failed = [gate for gate in gates if gate.status == "fail"]
     if failed:
         reasons = tuple(f"{gate.name}: {gate.reason}" for gate in failed)
         return Verdict("unlikely", None, None, reasons, None, calibrated=False)
     warned = tuple(f"{gate.name}: {gate.reason}" for gate in gates if gate.status == "warn")
+    if several:
+        return Verdict("uncertain", None, None, (*warned, OF_A_SUM), TRY, False)
     told, known = _told(measures), calibrations() if known is None else known
     outside = [calibration.outside(measures, kind) for calibration in known]
     inside = next((one for one, found in zip(known, outside, strict=True) if not found), None)

@@ -215,7 +215,8 @@ def _unasked(plan: Plan, one: PairComparison) -> bool:
 def _plans(given: CompareOptions) -> Iterator[tuple[Place, Plan]]:
     for onto in given.onto:
         for diff in given.diffs or (None,):
-            yield onto, plan_of(given.base, given.tuned, onto, diff and (diff,), lambda names: given.choices)
+            pairs = [] if given.base is None or given.tuned is None else [(given.base, given.tuned)]
+            yield onto, plan_of(pairs, onto, () if diff is None else (diff,), lambda names: given.choices)
 
 
 def _compared(plan: Plan, given: CompareOptions) -> PairComparison:

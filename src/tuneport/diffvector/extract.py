@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ from tuneport.checkpoint.small_files import BEHAVIOUR_FILES, SidecarFolder
 from tuneport.diffvector.vector import RAW, STEM
 from tuneport.engine.adapted_terms import Stored, stored
 from tuneport.engine.choices import Choices
-from tuneport.engine.parents import equal_pairs, pair_models
+from tuneport.engine.parents import equal_pairs, pair_models, read_through_scales, rounded_parents, told_at_opening
 from tuneport.engine.pieces import DifferenceRecipe, RawRows, Recipe, Rows, Source, Term
-from tuneport.engine.plan import Made, Plan, dropped, place
+from tuneport.engine.plan import Added, Made, Plan, place
+from tuneport.engine.summands.pair_summand import dropped
 from tuneport.engine.tokens import without_tokenizers
 from tuneport.files.lazy_sequences import LazySequence
 from tuneport.pairing.account import Account, ParentPair, TensorPair
 from tuneport.pairing.buffers import is_computed_buffer
 from tuneport.pairing.rows import runs_of
-from tuneport.pairing.tensors import COMPUTED
+from tuneport.pairing.tensors import COMPUTED, check_patterns
 from tuneport.pairing.vocabulary import RowMap
 from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, with_rows
 from tuneport.sidecars.chat_template import lost_template
@@ -36,6 +38,7 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
     """The plan of tuned − base. Raises where the two do not belong together at all."""
     paired = pair_models(base, tuned, None, choices)
     match, parents = paired.matched.match, paired.parents
+    check_patterns(choices.patterns, chain((pair.name for pair in parents.pairs.values()), parents.alone))
     account = Account(parents.pairs, paired.ties[0], {})
     entries: dict[str, dict[str, Any]] = {}
     same: dict[str, dict[str, Any]] = {}  # what the manifest says of most tensors is said of many others
@@ -86,18 +89,25 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         account=account,
         tasks=tasks,
         exact=equal_pairs(account),
-        alike=paired.adapted.alike,
+        alike=tuple((tuned.role, alike) for alike in paired.adapted.alike),
         layout=layout,
+        added=(Added(tuned.role, account, base=base.role),),
         vocabulary=(without_tokenizers(match),),
         # As they are: `apply` sees each in the words of the target's class.
         files={**_kept(base.sidecars), **_kept(sidecars)},
         decisions=(
+            *read_through_scales(paired.inputs),
             *paired.decisions,
             Decision("sidecars", "both parents'", "needed later to merge them with a target's"),
         ),
         tensor_refusals=paired.refusals(account),
-        warnings=paired.warnings if lost is None else (*paired.warnings, lost),
-        dropped=dropped(account),
+        warnings=(
+            *told_at_opening(paired.inputs),
+            *rounded_parents(paired.inputs),
+            *paired.adapted.warnings,
+            *([] if lost is None else [lost]),
+        ),
+        dropped=tuple(dropped(account)),
         extra={"diff": entries, "rows": match.how},
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuneport.checkpoint.floats import working_dtype
-from tuneport.engine.pieces import DifferenceRecipe, Product, RawRows, Source, Term
+from tuneport.engine.pieces import PARENTS, DifferenceRecipe, Product, RawRows, Roles, Source, Term
 from tuneport.pairing.account import ParentPair
 from tuneport.pairing.rows import runs_of
 from tuneport.pairing.vocabulary import RowMap
@@ -37,11 +37,13 @@ class Stored:
     raw_ids: tuple[int, ...]
 
 
-def adapted_terms(pair: ParentPair, scale: float, rows: RowMap | None, columns: int) -> tuple[Term, ...]:
+def adapted_terms(
+    pair: ParentPair, scale: float, rows: RowMap | None, columns: int, roles: Roles = PARENTS
+) -> tuple[Term, ...]:
     """The terms of a target's tensor; ``rows`` where rows of a vocabulary matrix are matched, else all in order."""
     change = pair.change
     assert change is not None
-    base, whole, product, own = _parts(pair)
+    base, whole, product, own = _parts(pair, roles)
     minus = base if whole is not None else None
     if rows is None:
         assert change.rows is None
@@ -55,7 +57,7 @@ def adapted_terms(pair: ParentPair, scale: float, rows: RowMap | None, columns: 
     rest = Term(whole, minus, scale, runs_of(rows.target, rows.base, plus, raw, columns), own, product)
     if change.rows is None:
         return (rest,)
-    source = Source("tuned", change.rows.tensor)
+    source = Source(roles.tuned, change.rows.tensor)
     plus, raw = np.where(matched, trained, NONE), np.where(fresh, trained, NONE)
     runs = runs_of(rows.target, np.where(plus >= 0, rows.base, NONE), plus, raw, columns)
     return Term(source, base, scale, runs, RawRows(source, None, pair.tuned.dtype)), rest
@@ -93,13 +95,13 @@ def stored(pair: ParentPair, rows: RowMap | None, columns: int) -> Stored:
     return Stored(DifferenceRecipe(pair.name, terms, work), pair.base.shape, None, raw, told)
 
 
-def _parts(pair: ParentPair) -> tuple[Source, Source | None, Product | None, RawRows]:
+def _parts(pair: ParentPair, roles: Roles = PARENTS) -> tuple[Source, Source | None, Product | None, RawRows]:
     """The base, the weight saved as a whole, the product, and the tuned model's own rows."""
     change = pair.change
     assert change is not None
-    base = Source("base", pair.base)
-    whole = Source("tuned", change.whole) if change.whole is not None else None
-    product = Product("tuned", change.low_rank) if change.low_rank is not None else None
+    base = Source(roles.base, pair.base)
+    whole = Source(roles.tuned, change.whole) if change.whole is not None else None
+    product = Product(roles.tuned, change.low_rank) if change.low_rank is not None else None
     return base, whole, product, RawRows(whole or base, product, pair.tuned.dtype)
 
 

@@ -95,8 +95,8 @@ class Measures:
         return {name: value for name, value in asdict(self).items() if name not in ("is_zero", "roles", "figures")}
 
 
-def measures(results: LeafResults) -> Measures:
-    """The measures of a run, from the sums of its tensors."""
+def measures(results: LeafResults, *, several: bool = False) -> Measures:
+    """The measures of a run, from the sums of its tensors; ``several`` differences have no one base to be measured beside."""
     diffs, drifts = array("d"), array("d")
     has_base, nonfinite = True, False
     parts = [array("d") for _ in range(SUMS)[ROUNDING]]
@@ -108,7 +108,10 @@ def measures(results: LeafResults) -> Measures:
         diffs.append(sums[0])
         drifts.append(sums[3])
         nonfinite |= bool(result.nonfinite)
-        reads_base, matrix = result.reads_base, is_matrix(result.task.slot.dtype, result.task.slot.shape)
+        reads_base, matrix = (
+            result.reads_base and not several,
+            is_matrix(result.task.slot.dtype, result.task.slot.shape),
+        )
         has_base &= reads_base
         if result.has_rounded:
             inner = matrix and is_in_a_layer(result.task.slot.name)

@@ -5,7 +5,6 @@ The plan of a transfer uses this with a target, the plan of a diff vector withou
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,12 +12,13 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.quantised.codes import ROUNDED_AWAY
 from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.engine.choices import Choices
+from tuneport.engine.pieces import PARENTS, Roles, Source
 from tuneport.engine.tokens import MatchedRows, match_rows, token_decisions
-from tuneport.pairing.account import Account, ParentPair
+from tuneport.pairing.account import Account
 from tuneport.pairing.adapters.adapted import Adapted, check_ids, lay_onto
 from tuneport.pairing.model_kinds import check_architectures
 from tuneport.pairing.spelling import Aligned, align
-from tuneport.pairing.tensors import Parents, check_patterns, check_readable, pair_parents, ties_of
+from tuneport.pairing.tensors import Parents, check_readable, pair_parents, ties_of
 from tuneport.pairing.vocabulary_matrices import Side
 from tuneport.pairing.vocabulary_names import Ties
 from tuneport.sidecars.config import is_tied
@@ -43,23 +43,17 @@ class PairedParents:
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """What was decided about codes with scales, names, an adapter and tokens."""
+        """What was decided about names, an adapter and tokens."""
         return (
-            *read_through_scales(self.inputs),
             *self.aligned.decisions,
             *self.adapted.decisions,
             *token_decisions(self.matched.match),
         )
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What is known before the small files are merged."""
-        return (*told_at_opening(self.inputs), *rounded_parents(self.inputs), *self.adapted.warnings)
-
-    def refusals(self, account: Account, without_room: Sequence[str] = ()) -> tuple[str, ...]:
-        """Why the tensors of ``account`` cannot be carried; ``without_room`` are tensors that new tokens do not fit into."""
+    def refusals(self, account: Account) -> tuple[str, ...]:
+        """Why the difference of these two cannot be taken; ``account`` has their tensors."""
         refused = (*self.parents.refusals, *(line.reason for line in account.of("refused")))
-        return (*self.matched.refusals, *without_room, *refused, *(self.aligned.hints() if refused else ()))
+        return (*self.matched.refusals, *refused, *(self.aligned.hints() if refused else ()))
 
 
 def pair_models(base: Checkpoint, tuned: Checkpoint, target: Checkpoint | None, choices: Choices) -> PairedParents:
@@ -85,15 +79,17 @@ def pair_models(base: Checkpoint, tuned: Checkpoint, target: Checkpoint | None, 
         check_ids(matched.match, tuned)
     own = ties[0], ties[1]
     parents = pair_parents(base, tuned, own, matched.by_token, choices.drop, adapted.changes, aligned.outside)
-    names = (pair.name for pair in parents.pairs.values())
-    check_patterns(choices.patterns, itertools.chain(() if target is None else target.tensors, names, parents.alone))
     return PairedParents(inputs, base, tuned, ties, aligned, adapted, matched, parents)
 
 
-def equal_pairs(account: Account) -> tuple[ParentPair, ...]:
-    """Pairs of an account that hold no floats, and must be equal in base and tuned."""
-    lines = account.of("copied", "dropped")
-    return tuple(line.pair for line in lines if line.pair and line.pair.exact and not line.pair.untrained)
+def equal_pairs(account: Account, roles: Roles = PARENTS) -> tuple[tuple[Source, Source], ...]:
+    """Tensors of an account that hold no floats, and must be equal in base and tuned."""
+    pairs = (line.pair for line in account.of("copied", "dropped"))
+    return tuple(
+        (Source(roles.base, pair.base), Source(roles.tuned, pair.tuned))
+        for pair in pairs
+        if pair is not None and pair.exact and not pair.untrained
+    )
 
 
 def read_through_scales(inputs: Sequence[Checkpoint]) -> tuple[Decision, ...]:
@@ -112,7 +108,7 @@ def read_through_scales(inputs: Sequence[Checkpoint]) -> tuple[Decision, ...]:
 
 def rounded_parents(inputs: Sequence[Checkpoint]) -> tuple[str, ...]:
     """A warning where base or tuned is stored as codes: Δ then holds what these rounded away."""
-    found = [each for each in inputs if each.role in ("base", "tuned") and each.scaled is not None]
+    found = [each for each in inputs if each.role.startswith(("base", "tuned")) and each.scaled is not None]
     if not found:
         return ()
     formats = {name: ROUNDED_AWAY[name] for each in found if each.scaled is not None for name in each.scaled.formats()}

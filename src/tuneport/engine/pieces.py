@@ -11,7 +11,8 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,16 @@ class Source:
 
     role: str
     tensor: StoredTensor
+
+
+class Roles(NamedTuple):
+    """The names under which the readers of a base and of its tuned model are found."""
+
+    base: str
+    tuned: str
+
+
+PARENTS = Roles("base", "tuned")  # where there is one pair
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,7 @@ class Term:
     which rows meet which: their columns are target, minus and plus, whose rows are also the product's (-1: none). ``raw``
     rows are those of tokens that only the tuned model has; they are taken from there as they stand. ``rows``: how many rows
     have this scale, where those of one tensor have different ones (each row then has its partners in one of several terms).
+    ``work``: the difference's own working dtype, where it is not the sum's.
     """
 
     plus: Source | None
@@ -76,6 +88,7 @@ class Term:
     raw: RawRows | None = None
     product: Product | None = None
     rows: int | None = None
+    work: str | None = None
 
     @property
     def vector(self) -> str:
@@ -161,7 +174,7 @@ class Sum:
             here.copy(self.target, target_at, out, start - origin, sums)
             return 0  # what is only copied from the target never stops a run
         stored = self.target.tensor.dtype
-        if len(live) == 1:
+        if len(live) == 1 and live[0][0].work is None:
             term, (minus_at, plus_at) = live[0]
             step = kernel.Addition(term.scale, start - origin, sums, self._draw(start))
             if term.minus is not None and term.plus is not None and term.product is None:
@@ -339,6 +352,10 @@ class _Reading:
         self, term: Term, minus_at: int, plus_at: int, count: int, work: str, number: int
     ) -> tuple[Floats, Floats | None]:
         """The diff vector of a block, in the working dtype, and the base where it was read."""
+        if term.work is not None and term.work != work:
+            diff, minus = self.difference(replace(term, work=None), minus_at, plus_at, count, term.work, number)
+            wide = DTYPES[work].numpy
+            return diff.astype(wide), None if minus is None else minus.astype(wide)
         product = None if term.product is None else self.product(term.product, plus_at, count, work)
         if term.plus is None:
             assert product is not None, "a term without plus and product has no partners"

@@ -1,4 +1,4 @@
-"""Plan a transfer from headers alone.
+"""The plan of a run, made from headers alone.
 
 A `Plan` has the fate of every tensor, the recipe and place of every output tensor, every decision about tokens and
 small files with its reason, the reasons to stop, and the bytes to download, read and write. It is made before anything
@@ -7,45 +7,36 @@ is written. Two runs with the same plan are the same run.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from blake3 import blake3
 
 from tuneport import __version__
 from tuneport.checkpoint.adapter import Alike
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.floats import working_dtype
-from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.checkpoint.views import room_to_read
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.engine.adapted_terms import adapted_terms
 from tuneport.engine.budget import DEFAULT_MAX_MEMORY, DEFAULT_MAX_MEMORY_PARSING
-from tuneport.engine.checks.output_contradictions import contradictions
 from tuneport.engine.choices import Choices
-from tuneport.engine.parents import equal_pairs, pair_models
-from tuneport.engine.pieces import DifferenceRecipe, Recipe, Rows, Source, Sum, Term
+from tuneport.engine.kernel import BLOCK
+from tuneport.engine.pieces import DifferenceRecipe, Recipe, Rows, Source, Sum
 from tuneport.engine.product import NBYTES
-from tuneport.engine.scaling.presets import PRESETS, choices_of_files
-from tuneport.engine.scaling.scales import Scales, added_rows, find_scales
-from tuneport.engine.tokens import Matrices, lost_runs, token_warnings, without_tokenizers
+from tuneport.engine.tokens import LostDifference, token_warnings
 from tuneport.errors import PairingError, SidecarError, TuneportError, listing, named
 from tuneport.files.lazy_sequences import LazySequence
 from tuneport.files.opening import contents, read_in_words
 from tuneport.files.printable import quoted
 from tuneport.output.digest import leaf_count
 from tuneport.output.shards import Layout, lay_out
-from tuneport.pairing.account import Account, Fate, ParentPair, TensorPair
-from tuneport.pairing.tensors import main_dtype, pair_target, usual_dtype
-from tuneport.pairing.vocabulary import RowMap, VocabularyMatch
-from tuneport.pairing.vocabulary_matrices import columns_of, rows_of, with_rows
-from tuneport.sidecars.merge import Decision, FieldDifference, merge_sidecars
-from tuneport.sidecars.three_way import Three
+from tuneport.pairing.account import Account, Fate, TensorPair
+from tuneport.pairing.tensors import usual_dtype
+from tuneport.pairing.vocabulary import VocabularyMatch
+from tuneport.pairing.vocabulary_matrices import rows_of
+from tuneport.sidecars.merge import Decision, FieldDifference
 
 FORMAT = "tuneport.manifest/1"
 Operation = Literal["transfer", "apply", "diff"]
@@ -77,13 +68,28 @@ class LostRows:
 
 
 @dataclass(frozen=True)
+class Added:
+    """One of the differences of a plan: ``role`` brings it, a tuned model's or a diff vector's.
+
+    ``account`` has its own lines. ``base`` is the role of its base, where that is given; ``base_sample`` is what a diff vector
+    remembers of it.
+    """
+
+    role: str
+    account: Account
+    scale: float = 1.0
+    base: str | None = None
+    base_sample: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that will happen. With non-empty ``refusals`` the run would stop before it writes anything.
 
-    ``inputs`` are the checkpoints as they are given: of an adapter its own tensors. ``exact`` are pairs that must be equal
-    in base and tuned, ``alike`` tensors of an adapter that must be equal to each other. ``lost`` are rows of tokens that
-    have no place in the output, ``dropped`` are whole tensors. ``base_samples`` are what diff vectors remember of their
-    bases, by role.
+    ``inputs`` are the checkpoints as they are given: of an adapter its own tensors. ``added`` are the differences, in the order
+    in which they are added, and ``vocabulary`` how the tokens of each are matched. ``exact`` are pairs that must be equal in base
+    and tuned, ``alike`` tensors of an adapter (whose role is given) that must be equal to each other. ``lost`` are rows of tokens
+    that have no place in the output, ``dropped`` are whole tensors.
     """
 
     operation: Operation
@@ -93,6 +99,7 @@ class Plan:
     account: Account
     tasks: Sequence[OutputTask]
     layout: Layout
+    added: tuple[Added, ...]
     vocabulary: tuple[VocabularyMatch, ...]
     files: Mapping[str, bytes | Path]
     decisions: tuple[Decision, ...]
@@ -100,12 +107,11 @@ class Plan:
     warnings: tuple[str, ...]
     dropped: tuple[LostRows, ...]
     extra: Mapping[str, Any]
-    exact: tuple[ParentPair, ...] = ()
-    alike: tuple[Alike, ...] = ()
+    exact: tuple[tuple[Source, Source], ...] = ()
+    alike: tuple[tuple[str, Alike], ...] = ()
     differences: tuple[FieldDifference, ...] = ()
     sidecar_refusals: tuple[str, ...] = ()
     lost: tuple[LostRows, ...] = ()
-    base_samples: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]] = field(default_factory=dict)
 
     @property
     def refusals(self) -> tuple[str, ...]:
@@ -115,8 +121,14 @@ class Plan:
     @property
     def token_warnings(self) -> tuple[str, ...]:
         """What is lost with tokens that have no row in the output, before anything is measured."""
-        of_vector = self.operation == "apply"
-        return tuple(line for match in self.vocabulary for line in token_warnings(match, of_vector=of_vector))
+        return self.token_losses(None)
+
+    def token_losses(self, measured: LostDifference | None) -> tuple[str, ...]:
+        """The same once it is ``measured``, all differences together."""
+        both = zip(self.added, self.vocabulary, strict=True)
+        return tuple(
+            line for one, match in both for line in token_warnings(match, measured, of_vector=one.base is None)
+        )
 
     @property
     def default_limit(self) -> int:
@@ -128,10 +140,12 @@ class Plan:
     def more_memory(self) -> int:
         """Bytes that each worker needs beside its pieces: tiles of an adapter's factors, slabs of turned tensors."""
         adapted = any(checkpoint.adapter is not None for checkpoint in self.inputs)
-        pairs = (line.pair for line in self.account if line.pair is not None) if adapted else ()
+        lines = (line for one in self.added for line in one.account) if adapted else ()
+        pairs = (line.pair for line in lines if line.pair is not None)
         factors = any(pair.change is not None and pair.change.low_rank is not None for pair in pairs)
         slabs = room_to_read(source for task in self.tasks for source in _sources(task.recipe))
-        return (NBYTES if factors else 0) + slabs
+        blocks = 2 * 8 * BLOCK * (len(self.added) - 1)  # base and tuned of each further difference
+        return (NBYTES if factors else 0) + slabs + blocks
 
     @property
     def slots(self) -> Sequence[StoredTensor]:
@@ -150,8 +164,8 @@ class Plan:
 
     @property
     def bytes_to_fetch(self) -> int:
-        """Bytes of weights on the Hub that are not in the cache."""
-        return sum(checkpoint.to_fetch for checkpoint in self.inputs)
+        """Bytes of weights on the Hub that are not in the cache; a model of several roles is fetched once."""
+        return sum({(each.hub_id, each.revision, each.path): each.to_fetch for each in self.inputs}.values())
 
     @property
     def bytes_to_write(self) -> int:
@@ -166,6 +180,7 @@ class Plan:
             "version": __version__,
             "operation": self.operation,
             "choices": self.choices.record(),
+            "scales": [one.scale for one in self.added],
             "inputs": {checkpoint.role: _stamp(checkpoint) for checkpoint in self.inputs},
             "sidecars": self.sidecar_digests(),
         }
@@ -174,6 +189,10 @@ class Plan:
         """BLAKE3 of every small file of the output, as it is now."""
         return {name: _digest_of_file(content) for name, content in self.files.items()}
 
+    def line_of(self, task: OutputTask, one: Added) -> TensorPair | None:
+        """The line of a task's tensor in the account of one of the differences."""
+        return task.line if len(self.added) == 1 else one.account.find(task.slot.name)
+
     def stop_if_refused(self) -> None:
         """Raise with every reason at once, if there is one."""
         if not self.refusals:
@@ -181,62 +200,6 @@ class Plan:
         kind: type[TuneportError] = PairingError if self.tensor_refusals else SidecarError
         count = f"{len(self.refusals)} problem{'s' if len(self.refusals) > 1 else ''} found"
         raise kind(f"Cannot {self.operation}: {count}:{listing(list(self.refusals))}")
-
-
-def plan_transfer(base: Checkpoint, tuned: Checkpoint, target: Checkpoint, choices: Choices) -> Plan:
-    """The plan of target + scale·(tuned − base). Raises an error if the models do not belong together."""
-    paired = pair_models(base, tuned, target, choices)
-    match, parents = paired.matched.match, paired.parents
-    scales = find_scales(choices, [paired.matched], [paired.tuned.sidecars], target.sidecars, target.tensors)
-    account = pair_target(parents, target, paired.ties[2], scales.rules, bool(match.added))
-    cast = Cast(main_dtype(target.tensors.values()), choices.dtype)
-    matrices = Matrices(match)
-    written = array("Q", account.places(*WRITTEN))
-
-    kept: dict[int, Made] = {}  # of matrices whose rows have scales of their own
-
-    def make(number: int) -> Made:
-        if number in kept:
-            return kept[number]
-        line = account[written[number]]
-        made = line, *_recipe(line, choices, scales, cast, matrices)
-        if scales.by_row(line.name):
-            kept[number] = made
-        return made
-
-    layout, tasks = place(LazySequence(len(written), make), choices.shard_bytes)
-    grown = grown_rows(account, layout)
-    folders = Three(paired.base.sidecars, paired.tuned.sidecars, target.sidecars)
-    sidecars = merge_sidecars(
-        folders, match.names, choices.config, files_chosen(choices, folders), choices.dtype, grown
-    )
-    against = contradictions(sidecars.files, layout.slots, target)
-    return Plan(
-        operation="transfer",
-        formula=formula(choices),
-        inputs=paired.inputs,
-        choices=choices,
-        account=account,
-        tasks=tasks,
-        exact=equal_pairs(account),
-        alike=paired.adapted.alike,
-        layout=layout,
-        vocabulary=(without_tokenizers(match),),
-        files=sidecars.files,
-        decisions=(
-            *preset_decisions(choices),
-            *paired.decisions,
-            *scales.decisions(account.of(*WRITTEN)),
-            *sidecars.decisions,
-        ),
-        differences=tuple(sidecars.differences),
-        tensor_refusals=paired.refusals(account, rows_without_room(tasks, grown)),
-        sidecar_refusals=(*sidecars.refusals, *against.refusals),
-        warnings=(*paired.warnings, *row_warnings(scales, tasks), *sidecars.warnings),
-        lost=_lost(account, match),
-        dropped=dropped(account),
-        extra={**sidecars.noted, **against.record()},
-    )
 
 
 @dataclass(frozen=True)
@@ -301,106 +264,6 @@ def rows_without_room(tasks: Sequence[OutputTask], grown: Mapping[int, int]) -> 
         f"them out."
         for line in found
     ]
-
-
-def formula(choices: Choices) -> str:
-    """The formula in words that a manifest shows."""
-    scale = "" if choices.scale == 1 else f"{choices.scale:g} · "
-    return f"target + {scale}(tuned − base){rules_in_words(choices)}"
-
-
-def rules_in_words(choices: Choices) -> str:
-    """What follows a formula where rules change the scale of some tensors."""
-    by_row = [f"; rows of {','.join(rule.tokens)}: {rule.shown_scale}" for rule in choices.row_rules]
-    return "".join([*(f"; {rule.shown} where /{rule.pattern}/" for rule in choices.rules), *by_row])
-
-
-def preset_decisions(choices: Choices) -> list[Decision]:
-    """Which options a preset stood for."""
-    if choices.preset is None:
-        return []
-    preset = PRESETS[choices.preset]
-    return [Decision("preset", choices.preset, f"stands for {preset.flags}: {preset.what} ({preset.source})")]
-
-
-def files_chosen(choices: Choices, folders: Iterable[SidecarFolder]) -> Mapping[str, str]:
-    """The choices of files that have an effect, or that the user made."""
-    folders = list(folders)
-    present = {name for name in choices.sidecar if any(folder.has(name) for folder in folders)}
-    return choices_of_files(choices.preset, choices.sidecar, present)
-
-
-def row_warnings(scales: Scales, tasks: Sequence[OutputTask]) -> list[str]:
-    """Rules for tokens that have no effect."""
-    if scales.rows is None:
-        return []
-    return scales.rows.warnings(added_rows(task.recipe for task in tasks if scales.by_row(task.line.name)))
-
-
-def _recipe(
-    line: TensorPair, choices: Choices, scales: Scales, cast: Cast, matrices: Matrices
-) -> tuple[Recipe, tuple[int, ...], tuple[float, ...]]:
-    assert line.target is not None
-    target, dtype = line.target, cast.of(line.target)
-    seed = choices.seed if choices.rounding == "stochastic" else None
-    if line.fate == "copied" or line.pair is None:
-        work = working_dtype(target.dtype)
-        return Sum(line.name, Source("target", target), (), dtype, work, seed), target.shape, (0.0,)
-    base, tuned = line.pair.base, line.pair.tuned
-    scale, by_row = scales.of(line.name, choices.scale), scales.by_row(line.name)
-    change = line.pair.change
-    matched = line.by_token or by_row or (change is not None and change.rows is not None)
-    rows = matrices.map(rows_of(base), rows_of(tuned), rows_of(target)) if matched else None
-    shape = with_rows(target.shape, rows.rows) if rows is not None else target.shape
-    if change is None:
-        runs = matrices.runs(base, tuned, target) if matched else None
-        terms: tuple[Term, ...] = (Term(Source("tuned", tuned), Source("base", base), scale, runs),)
-    else:
-        terms = adapted_terms(line.pair, scale, rows, columns_of(target))
-    if rows is not None and by_row:
-        terms = scales.of_rows(terms, scale, rows.rows)
-    work = working_dtype(base.dtype, tuned.dtype, target.dtype)
-    return Sum(line.name, Source("target", target), terms, dtype, work, seed), shape, (scale,)
-
-
-def _lost(account: Account, match: VocabularyMatch) -> tuple[LostRows, ...]:
-    """What the fine-tuning changed in rows of tokens that the target lacks, matrix by matrix."""
-    found = []
-    for line in account.by_token():
-        if line.pair is None or line.pair.untrained:
-            continue
-        base, tuned, columns = line.pair.base, line.pair.tuned, columns_of(line.pair.base)
-        rows = match.lost_rows(rows_of(base), rows_of(tuned))
-        if not len(rows):
-            continue
-        if line.pair.change is None:
-            runs = lost_runs(rows[:, 0], rows[:, 1], columns)
-            terms: tuple[Term, ...] = (Term(Source("tuned", tuned), Source("base", base), 1.0, runs),)
-        else:
-            places = np.arange(len(rows), dtype=np.int64)
-            terms = adapted_terms(line.pair, 1.0, RowMap(len(rows), places, rows[:, 0], rows[:, 1]), columns)
-        recipe = DifferenceRecipe(line.name, terms, working_dtype(base.dtype, tuned.dtype))
-        found.append(LostRows(recipe, len(rows) * columns))
-    return tuple(found)
-
-
-def dropped(account: Account) -> tuple[LostRows, ...]:
-    """The differences of tensors that have no place in the output, where they can be told."""
-    found = []
-    for line in account.of("dropped"):
-        pair = line.pair
-        if pair is None or pair.exact or pair.base.shape != pair.tuned.shape:
-            continue
-        if pair.change is None:
-            terms: tuple[Term, ...] = (Term(Source("tuned", pair.tuned), Source("base", pair.base), 1.0),)
-        elif pair.change.rows is not None:
-            rows = np.arange(rows_of(pair.base), dtype=np.int64)
-            terms = adapted_terms(pair, 1.0, RowMap(len(rows), rows, rows, rows), columns_of(pair.base))
-        else:
-            terms = () if pair.untrained else adapted_terms(pair, 1.0, None, columns_of(pair.base))
-        recipe = DifferenceRecipe(line.name, terms, working_dtype(pair.base.dtype, pair.tuned.dtype))
-        found.append(LostRows(recipe, pair.base.elements))
-    return tuple(found)
 
 
 def _sources(recipe: Recipe) -> list[StoredTensor]:

@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from tuneport.checkpoint import floats
 from tuneport.checkpoint.dtypes import DTYPES
-from tuneport.checkpoint.open_model import fetched, open_checkpoint
+from tuneport.checkpoint.open_model import fetched
 from tuneport.checkpoint.reading import Workspace, readers_by_role
 from tuneport.engine import kernel
 from tuneport.engine.budget import Budget, budget
@@ -30,8 +30,8 @@ from tuneport.engine.choices import Running
 from tuneport.engine.leaf_results import LeafResults
 from tuneport.engine.manifest import index_file, input_digests, make_manifest, read_manifest, render_manifest
 from tuneport.engine.pieces import Readers
-from tuneport.engine.plan import OutputTask, Plan, plan_transfer
-from tuneport.engine.run_options import TransferOptions, Warn
+from tuneport.engine.plan import OutputTask, Plan
+from tuneport.engine.run_options import Warn
 from tuneport.engine.stream import run_leaves
 from tuneport.engine.transfer_card import render_card
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, listing, named, spoken
@@ -42,7 +42,6 @@ from tuneport.output.parent_cards import card_facts
 from tuneport.output.replacing import CARD
 from tuneport.output.write import AlreadyDone, OutputFolder, begin, check_place
 from tuneport.progress import BYTES, Progress
-from tuneport.public_functions import takes
 from tuneport.shown import Shown
 from tuneport.sidecars.chat_behaviour import behaviour_in_words
 
@@ -104,20 +103,6 @@ def _norms_in_words(norms: Mapping[str, Any]) -> str:
     if norms["rounding"] is not None and norms["rounding"]["error"] is not None:
         words += f", rounding lost {norms['rounding']['error']:.2g} of ‖Δ‖"
     return words
-
-
-@takes(TransferOptions)
-def transfer(given: TransferOptions) -> Output:
-    """Write target + (tuned − base) to the folder ``out`` (Lin et al. 2025, section 2).
-
-    ``base``, ``tuned`` and ``onto`` are folders or Hub ids (``org/name@revision``). Raises `TuneportError` for any
-    problem and leaves ``out`` untouched. The same call again resumes a killed run.
-
-        tuneport.transfer("v1", "v1-tuned", "v2", "v2-tuned", scale=0.8, rules={"embed": 0})
-    """
-    roles = ((given.base, "base"), (given.tuned, "tuned"), (given.onto, "target"))
-    base, tuned, target = (open_checkpoint(spec, role) for spec, role in roles)
-    return execute(plan_transfer(base, tuned, target, given.choices), Path(given.out), given.running, given.warn)
 
 
 def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -> Output:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -33,6 +33,16 @@ _place = partial(option, positional=True)
 _argument = partial(_place, argument=True)
 _base = partial(_place, help="the base model that was fine-tuned", metavar="MODEL")
 _tuned = partial(_place, help="the fine-tuned model, or a PEFT adapter of the base", metavar="MODEL")
+# Of several pairs, which are added one after another.
+_bases = partial(
+    _base, repeatable=True, help="the base model that was fine-tuned; one for each tuned model, or one for all"
+)
+_tuneds = partial(
+    _tuned,
+    repeatable=True,
+    help="the fine-tuned model, or a PEFT adapter of the base; several are added one after another",
+)
+_BUT_SCALE = tuple(each.name for each in fields(Choices) if each.name not in ("scale", "vocabulary_rules"))
 _onto = partial(_place, help="the target: another version of the base", metavar="MODEL")
 _out = partial(_place, help="folder to write (created when complete)", metavar="DIR")
 # A function that gets warnings before anything is written; only in Python.
@@ -45,19 +55,6 @@ _warn = partial(
     parse=_callable,
     accepts="Callable[[str], None]",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransferOptions(Options):
-    """The options of `transfer`."""
-
-    base: Place = _base()
-    tuned: Place = _tuned()
-    onto: Place = _onto()
-    out: Place = _out()
-    choices: Choices = nested(Choices)
-    running: Running = nested(Running)
-    warn: Warn | None = _warn()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +97,85 @@ def parse_diffs(value: object) -> Scaled:
     return tuple(found)
 
 
+def parse_any_diffs(value: object) -> Scaled:
+    """As `parse_diffs`, or none at all."""
+    return () if value is None or (isinstance(value, Mapping | Sequence) and not value) else parse_diffs(value)
+
+
+@dataclass(frozen=True)
+class ScaleOptions(Options):
+    """The scales of what is added: one for all, or one for each in order."""
+
+    scale: tuple[float, ...] = option(
+        (1.0,),
+        "factor for the diff vector; once for all of them, or once for each in order",
+        metavar="X",
+        group="arithmetic",
+        repeatable=True,
+        accepts="float | Sequence[float]",
+    )
+
+
+Pairs = tuple[tuple[Place, Place], ...]
+
+
+def paired(base: Sequence[Place], tuned: Sequence[Place]) -> Pairs:
+    """Each tuned model with its base; a single base is that of all. Raises `UsageError`."""
+    if faults := [Fault(name, ABSENT, "is missing") for name, given in (("base", base), ("tuned", tuned)) if not given]:
+        raise UsageError(faults)
+    if len(base) not in (1, len(tuned)):
+        problem = f"is given {len(base)} times, but {named('tuned')} {len(tuned)} times"
+        raise UsageError(
+            Fault("base", ABSENT, problem, "Give a base for each tuned model, in the same order, or one for all")
+        )
+    return tuple(zip(base if len(base) == len(tuned) else [base[0]] * len(tuned), tuned, strict=True))
+
+
+def scales_of(given: tuple[float, ...], own: Sequence[float | None]) -> tuple[float, ...]:
+    """The scale of each difference: its own (None: it has none), else the one that is given for all or in its place.
+
+    Raises `UsageError` where the number of scales fits neither.
+    """
+    without = own.count(None)
+    if len(given) not in (1, without):
+        problem = f"is given {len(given)} times for {without} diff vector(s) without a scale of their own"
+        raise UsageError(Fault("scale", ABSENT, problem, "Give it once for all, or once for each in their order"))
+    in_order = iter(given if len(given) == without else given * without)
+    return tuple(next(in_order) if scale is None else scale for scale in own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferOptions(Options):
+    """The options of `transfer`."""
+
+    base: tuple[Place, ...] = _bases()
+    tuned: tuple[Place, ...] = _tuneds()
+    onto: Place = _onto()
+    out: Place = _out()
+    diffs: Scaled = option(
+        (),
+        "folder written by `tuneport diff`, with an optional scale; added after the tuned models",
+        metavar="DIFF[=SCALE]",
+        repeatable=True,
+        parse=parse_any_diffs,
+        accepts=_SCALED,
+    )
+    scales: ScaleOptions = nested(ScaleOptions)
+    choices: Choices = nested(Choices, *_BUT_SCALE)
+    running: Running = nested(Running)
+    warn: Warn | None = _warn()
+
+    def __post_init__(self) -> None:
+        """Check every value, and which of them go together."""
+        super().__post_init__()
+        scales_of(self.scales.scale, [None] * len(self.pairs) + [own for _, own in self.diffs])
+
+    @property
+    def pairs(self) -> Pairs:
+        """Each tuned model with its base."""
+        return paired(self.base, self.tuned)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ApplyOptions(Options):
     """The options of `apply`."""
@@ -113,9 +189,15 @@ class ApplyOptions(Options):
     )
     onto: Place = _onto()
     out: Place = _out()
-    choices: Choices = nested(Choices)
+    scales: ScaleOptions = nested(ScaleOptions)
+    choices: Choices = nested(Choices, *_BUT_SCALE)
     running: Running = nested(Running)
     warn: Warn | None = _warn()
+
+    def __post_init__(self) -> None:
+        """Check every value, and which of them go together."""
+        super().__post_init__()
+        scales_of(self.scales.scale, [own for _, own in self.diffs])
 
 
 def parse_budget(value: object) -> str:
@@ -184,29 +266,32 @@ class ExportOptions(Options):
 class PlanOptions(Options):
     """The options of `plan`: those of the run that it is the plan of."""
 
-    base: Place | None = _base(None)
-    tuned: Place | None = _tuned(None)
+    base: tuple[Place, ...] = _bases(())
+    tuned: tuple[Place, ...] = _tuneds(())
     onto: Place | None = _onto(None)
     out: Place | None = _out(None)
-    diffs: Scaled | None = option(
-        None,
-        "diff vectors instead of base and tuned, as for `apply`",
-        parse=parse_diffs,
+    diffs: Scaled = option(
+        (),
+        "diff vectors instead of base and tuned, as for `apply`, or added after them",
+        parse=parse_any_diffs,
         accepts=f"{_SCALED} | None",
     )
-    choices: Choices = nested(Choices)
+    scales: ScaleOptions = nested(ScaleOptions)
+    choices: Choices = nested(Choices, *_BUT_SCALE)
     running: Running = nested(Running)
 
     def __post_init__(self) -> None:
         """Check every value, and which of them go together."""
         super().__post_init__()
-        if self.diffs is not None and (self.base is not None or self.tuned is not None):
-            raise UsageError(
-                Fault("diffs", ABSENT, "is used with onto alone", f"Leave out {named('base')} and {named('tuned')}")
-            )
-        needed = ["onto"] if self.diffs is not None else ["base", "tuned"]
-        if absent := [name for name in needed if getattr(self, name) is None]:
-            raise UsageError([Fault(name, ABSENT, "is missing") for name in absent])
+        pairs = self.pairs
+        if self.onto is None and (self.diffs or len(pairs) > 1):
+            raise UsageError(Fault("onto", ABSENT, "is missing"))
+        scales_of(self.scales.scale, [None] * len(pairs) + [own for _, own in self.diffs])
+
+    @property
+    def pairs(self) -> Pairs:
+        """Each tuned model with its base; none where there are diff vectors alone."""
+        return () if self.diffs and not self.base and not self.tuned else paired(self.base, self.tuned)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,8 +299,8 @@ class VerifyOptions(Options):
     """The options of `verify`."""
 
     out: Place = _argument(help="output folder of tuneport", metavar="DIR")
-    base: Place | None = _base(None)
-    tuned: Place | None = _tuned(None)
+    base: tuple[Place, ...] = _bases(())
+    tuned: tuple[Place, ...] = _tuneds(())
     onto: Place | None = _onto(None)
     diffs: tuple[Place, ...] = option((), metavar="DIFF", repeatable=True, help="diff vector that was applied")
     full: bool = option(False, help="recompute everything instead of a sample")

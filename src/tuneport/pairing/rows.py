@@ -97,3 +97,13 @@ def runs_of(target: Ids, base: Ids, tuned: Ids, raw: Ids, columns: int) -> Runs:
     together &= (stacked[1:] == -1) == (stacked[:-1] == -1)
     starts = np.concatenate([[0], np.flatnonzero(~together.all(axis=1)) + 1]).astype(np.int64)
     return Runs(columns, starts, stacked[starts], len(stacked))
+
+
+def with_rows_behind(runs: Runs | None, rows: int, behind: int, columns: int) -> Runs:
+    """Runs of a matrix that has so many rows ``behind`` the given ones, which meet nothing; without runs, all rows in order."""
+    if runs is None:
+        runs = Runs(columns, np.zeros(1, np.int64), np.array([[0, 0, 0, -1]], np.int64), rows)
+    if not behind:
+        return runs
+    partners = np.concatenate([runs.partners, np.full((1, 4), -1, np.int64)])
+    return Runs(columns, np.append(runs.starts, rows), partners, rows + behind)

@@ -146,7 +146,7 @@ def _outside(checkpoints: Sequence[tuple[Checkpoint, Tensors]], alone: bool, dro
     towers = {id(checkpoint): beside(texts[0][1], tensors) for checkpoint, tensors in checkpoints}
     for checkpoint, tensors in checkpoints:
         lost = {name for name in towers[id(checkpoint)] if not any(re.search(pattern, name) for pattern in drop)}
-        if lost and not alone and (checkpoint.role == "tuned" or checkpoint.role.startswith("diff")):
+        if lost and not alone and checkpoint.role.startswith(("tuned", "diff")):
             others = " and ".join(f"{text.role} {text.label}" for text, _ in texts)
             raise PairingError(
                 f"{checkpoint.role} {checkpoint.label} ({in_words(checkpoint)}) is multimodal, {others} the language model "

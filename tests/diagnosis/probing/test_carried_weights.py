@@ -23,7 +23,7 @@ from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.reading import readers_by_role
 from tuneport.diagnosis.probing.carried_weights import carry
 from tuneport.engine.choices import Choices
-from tuneport.engine.plan import plan_transfer
+from tuneport.engine.summands.pair_summand import plan_transfer
 from tuneport.errors import CheckpointError
 
 

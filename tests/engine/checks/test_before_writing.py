@@ -22,13 +22,12 @@ from tuneport.checkpoint.hub import RangesError
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.checkpoint.reading import TensorReader
 from tuneport.checkpoint.weights import StoredTensor
-from tuneport.diffvector.run import apply, diff, plan_of
+from tuneport.diffvector.run import apply, diff, plan_of, transfer
 from tuneport.engine.checks import before_writing as look_module
 from tuneport.engine.checks import drawn_matrices, sampling
 from tuneport.engine.checks.before_writing import RolesVerdict, look
 from tuneport.engine.choices import Choices
-from tuneport.engine.plan import plan_transfer
-from tuneport.engine.run import transfer
+from tuneport.engine.summands.pair_summand import plan_transfer
 from tuneport.errors import CheckpointError, DoubtError, VerificationError
 from tuneport.verification import verify
 
@@ -214,7 +213,7 @@ def test_a_diff_with_swapped_roles_is_told_by_the_template_that_only_its_base_ha
 def test_a_diff_vector_knows_a_stranger_when_it_is_applied(
     vector: Path, honest: tiny.Trio, strange: tiny.Trio, tmp_path: Path
 ) -> None:
-    assert kinds(look(plan_of(None, None, strange.target, [(vector, 1.0)], lambda names: Choices()))) == [
+    assert kinds(look(plan_of((), strange.target, [(vector, 1.0)], lambda names: Choices()))) == [
         "base-and-target-unrelated"
     ]
     apply([(vector, 1.0)], honest.target, tmp_path / "out", strict=True)
@@ -226,15 +225,15 @@ def test_a_diff_vector_knows_a_stranger_when_it_is_applied(
 
 
 def test_a_diff_vector_onto_its_own_tuned_model_is_told(vector: Path, honest: tiny.Trio) -> None:
-    assert len(kinds(look(plan_of(None, None, honest.tuned, [(vector, 1.0)], lambda names: Choices())))) == 1
+    assert len(kinds(look(plan_of((), honest.tuned, [(vector, 1.0)], lambda names: Choices())))) == 1
 
 
 def test_a_fine_tuning_that_is_taken_away_is_expected_in_its_target(
     vector: Path, honest: tiny.Trio, tmp_path: Path
 ) -> None:
-    undone = look(plan_of(None, None, honest.tuned, [(vector, -1.0)], lambda names: Choices()))
+    undone = look(plan_of((), honest.tuned, [(vector, -1.0)], lambda names: Choices()))
     assert kinds(undone) == []
-    doubled = look(plan_of(None, None, honest.tuned, [(vector, -1.0), (vector, 1.0)], lambda names: Choices()))
+    doubled = look(plan_of((), honest.tuned, [(vector, -1.0), (vector, 1.0)], lambda names: Choices()))
     assert len(kinds(doubled)) == 1, "the one that is added is doubted as ever"
     transfer(honest.base, honest.tuned, honest.tuned, tmp_path / "out", scale=-0.5, strict=True)
     with pytest.raises(DoubtError):
@@ -247,9 +246,7 @@ def test_of_several_diff_vectors_the_one_that_does_not_fit_is_named(
 ) -> None:
     other = tiny.write_model(tmp_path / "other", tiny.moved(STRANGER, 5))
     diff(strange.target, other, tmp_path / "foreign")
-    found = look(
-        plan_of(None, None, honest.target, [(vector, 1.0), (tmp_path / "foreign", 0.5)], lambda names: Choices())
-    )
+    found = look(plan_of((), honest.target, [(vector, 1.0), (tmp_path / "foreign", 0.5)], lambda names: Choices()))
     assert kinds(found) == ["base-and-target-unrelated"] and found.warnings[0].startswith("foreign: ")
 
 
@@ -258,7 +255,7 @@ def test_a_vector_without_values_of_its_base_is_applied_unseen(vector: Path, hon
     told = manifest(old)
     del told["base_sample"]
     (old / "tuneport.json").write_text(json.dumps(told))
-    found = look(plan_of(None, None, honest.target, [(old, 1.0)], lambda names: Choices()))
+    found = look(plan_of((), honest.target, [(old, 1.0)], lambda names: Choices()))
     assert replace(found, rounding=None) == RolesVerdict({}, None, ())
 
 
@@ -271,7 +268,7 @@ def test_damaged_values_of_a_base_are_an_error(
     next(iter(told["base_sample"].values()))[0].update(piece)
     (broken / "tuneport.json").write_text(json.dumps(told))
     with pytest.raises(CheckpointError, match="damaged"):
-        look(plan_of(None, None, honest.target, [(broken, 1.0)], lambda names: Choices()))
+        look(plan_of((), honest.target, [(broken, 1.0)], lambda names: Choices()))
 
 
 def test_verify_compares_the_values_of_the_base(vector: Path, honest: tiny.Trio, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from tuneport.engine.checks import drawn_matrices
 from tuneport.engine.checks.before_writing import look
 from tuneport.engine.checks.rounding_loss import RoundingSample, expected_loss
 from tuneport.engine.choices import Choices, Running
-from tuneport.engine.plan import Plan, plan_transfer
+from tuneport.engine.plan import Plan
 from tuneport.engine.run import execute
+from tuneport.engine.summands.pair_summand import plan_transfer
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -80,7 +81,7 @@ def test_what_is_expected_of_all_elements_is_what_the_pass_measures(
     plans = {
         "full": plan_transfer(base_at, tuned_at, target_at, choices),
         "adapter": plan_transfer(base_at, lora, target_at, choices),
-        "vectors": plan_of(None, None, hardly_moved.target, vectors, lambda names: Choices()),
+        "vectors": plan_of((), hardly_moved.target, vectors, lambda names: Choices()),
     }
     for name, plan in plans.items():
         found = expected(plan)

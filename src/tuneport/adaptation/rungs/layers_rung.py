@@ -22,7 +22,8 @@ from tuneport.checkpoint.reading import readers_by_role
 from tuneport.diagnosis.probing.carried_weights import carry
 from tuneport.diagnosis.probing.prompt_probe import small_files
 from tuneport.engine.pieces import Readers
-from tuneport.engine.plan import Plan, plan_transfer
+from tuneport.engine.plan import Plan
+from tuneport.engine.summands.pair_summand import plan_transfer
 from tuneport.files.opening import MOST_RECORD_BYTES, read_bytes
 from tuneport.scoring.devices import free_memory
 from tuneport.scoring.models import Seat, find_models, load

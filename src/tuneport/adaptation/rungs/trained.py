@@ -7,7 +7,7 @@ from typing import Any
 
 from tuneport.adaptation.adapt_options import AdaptOptions
 from tuneport.adaptation.climb import Attempt, Climb, Standing
-from tuneport.engine.run import transfer
+from tuneport.diffvector.run import transfer
 from tuneport.tuning.run import tune
 
 

@@ -28,7 +28,8 @@ from tuneport.diagnosis.probing.probe_record import (
     retained_record,
 )
 from tuneport.engine.choices import Choices
-from tuneport.engine.plan import Plan, plan_transfer
+from tuneport.engine.plan import Plan
+from tuneport.engine.summands.pair_summand import plan_transfer
 from tuneport.errors import recorded
 from tuneport.examples.questions import digest_of_task
 from tuneport.files.opening import contents

@@ -67,7 +67,7 @@ class PreparedExport:
 
 def prepare_export(given: ExportOptions) -> PreparedExport:
     """The plan of an export. Raises `TuneportError` with every reason that stops it."""
-    plan = plan_of(None, None, given.onto, ((given.diff, None),), lambda names: given.choices)
+    plan = plan_of((), given.onto, ((given.diff, None),), lambda names: given.choices)
     refusals = [*plan.tensor_refusals, *(_without_room(plan) if given.form == "sparse" else ())]
     if refusals:
         count = f"{len(refusals)} problem{'s' if len(refusals) > 1 else ''} found"

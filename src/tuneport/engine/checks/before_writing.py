@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -72,8 +73,9 @@ def look(plan: Plan) -> RolesVerdict:
         return RolesVerdict({}, None, ())
     given = {checkpoint.role: checkpoint for checkpoint in plan.inputs}
     notes: list[Note] = []
-    refusals = (ZERO_DIFF,) if _same_files(given, "base", "tuned") else ()
-    if _same_files(given, "base", "target"):
+    pairs = [(one.base, one.role) for one in plan.added if one.base is not None]
+    refusals = (ZERO_DIFF,) if any(_same_files(given, base, tuned) for base, tuned in pairs) else ()
+    if any(_same_files(given, base, "target") for base, _ in pairs):
         notes.append(_SAME_TARGET)
     samples: dict[str, Sample] = {}
     rounding = None
@@ -88,13 +90,15 @@ def look(plan: Plan) -> RolesVerdict:
             notes.append(_NO_DIFFERENCE)
         if sample.same and _SAME_TARGET not in notes:
             notes.append(_NO_DRIFT)
-    away = _taken_away(plan)
+    # Whose difference is subtracted; rules for some tensors do not count.
+    away = frozenset(one.role for one in plan.added if one.scale < 0)
     found = [
-        replace(doubt, message=f"{given[role].label}: {doubt.message}") if len(plan.base_samples) > 1 else doubt
+        replace(doubt, message=f"{given[role].label}: {doubt.message}") if len(plan.added) > 1 else doubt
         for role, sample in samples.items()
         for doubt in doubts(sample.figures, sample.error, taken_away=role in away)
     ]
-    doubted = (*found, *named_doubts(plan.inputs))
+    of_names = (named_doubts(given[base], given[tuned], given.get("target")) for base, tuned in pairs)
+    doubted = (*found, *itertools.chain.from_iterable(of_names))
     return RolesVerdict(samples, None, doubted, tuple(notes), refusals, rounding, expected_loss(plan, rounding), away)
 
 
@@ -128,15 +132,6 @@ _SAME_TARGET = Note(
     "target-is-base",
     "Base and target have the same weights: the output will be the tuned model with the target's files.",
 )
-
-
-def _taken_away(plan: Plan) -> frozenset[str]:
-    """The roles whose difference is subtracted: the tuned model's, or a diff vector's. Rules for some tensors do not count."""
-    if plan.operation == "apply":
-        scales: dict[str, float] = dict(zip(plan.base_samples, plan.extra["scales"], strict=True))
-    else:
-        scales = {"tuned": plan.choices.scale}
-    return frozenset(role for role, scale in scales.items() if scale < 0)
 
 
 def _same_files(given: dict[str, Checkpoint], one: str, other: str) -> bool:

@@ -18,17 +18,15 @@ from tuneport.engine.leaf_results import LeafResults
 from tuneport.engine.manifest import Conclusion, measures, rounding_loss
 from tuneport.engine.pieces import DifferenceRecipe, Readers
 from tuneport.engine.plan import Plan
-from tuneport.engine.tokens import LostDifference, token_warnings
+from tuneport.engine.tokens import LostDifference
 
 
 def conclude(plan: Plan, seen: RolesVerdict, results: LeafResults, lost: LostDifference | None) -> Conclusion:
     """What all leaves together say, beside what was ``seen`` of a sample."""
-    totals = replace(measures(results), lost_norm=None if lost is None else lost.norm)
+    totals = replace(measures(results, several=len(plan.added) > 1), lost_norm=None if lost is None else lost.norm)
     verdict = settle(seen, totals.roles, totals.shift_norm)
-    of_vector = plan.operation == "apply"
-    tokens = [line for match in plan.vocabulary for line in token_warnings(match, lost, of_vector=of_vector)]
     losses = rounding_loss(plan, results, totals.rounding)
-    return Conclusion(totals, verdict, (*tokens, *plan.warnings, *verdict.warnings, *losses), losses)
+    return Conclusion(totals, verdict, (*plan.token_losses(lost), *plan.warnings, *verdict.warnings, *losses), losses)
 
 
 def measure_dropped(plan: Plan, readers: Readers) -> dict[str, float | None]:

@@ -40,7 +40,7 @@ def judged(
             nonfinite=nonfinite,
         )
     )
-    return gates, verdict_of(measures, gates, _kind(plan))
+    return gates, verdict_of(measures, gates, _kind(plan), several=len(plan.added) > 1)
 
 
 def verdict_of_run(plan: Plan, found: Conclusion, nonfinite: int) -> Verdict | None:

@@ -19,7 +19,7 @@ from tuneport.checkpoint.floats import Floats
 from tuneport.comparison.model_roles import MatrixSums, is_matrix, of_size, sums_of, together
 from tuneport.engine.checks.drawn_matrices import SampledMatrix, draw
 from tuneport.engine.pieces import DifferenceRecipe, Readers, Source, Sum
-from tuneport.engine.plan import OutputTask, Plan
+from tuneport.engine.plan import Added, OutputTask, Plan
 from tuneport.errors import CheckpointError
 from tuneport.files.printable import quoted
 
@@ -41,15 +41,16 @@ def keep_base(plan: Plan, readers: Readers) -> dict[str, list[dict[str, Any]]]:
     return kept
 
 
-def met_again(plan: Plan, role: str, readers: Readers) -> tuple[list[MatrixSums], bool]:
+def met_again(plan: Plan, one: Added, readers: Readers) -> tuple[list[MatrixSums], bool]:
     """What the kept values say beside a diff vector and the target, for a plan of `apply`; and whether those are all values.
 
     Rows that are matched by token are left out.
     """
-    kept = plan.base_samples[role]
+    kept, role = one.base_sample, one.role
     sizes, held = array("Q"), []
     for task in plan.tasks:
-        recipe, pair = task.recipe, task.line.pair
+        recipe, line = task.recipe, plan.line_of(task, one)
+        pair = None if line is None else line.pair
         if not isinstance(recipe, Sum) or pair is None or not is_matrix(task.slot.dtype, task.slot.shape):
             continue
         for term in recipe.terms:

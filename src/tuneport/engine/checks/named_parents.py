@@ -7,8 +7,6 @@ of one given model name another, that can show that roles are swapped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.comparison.model_roles import Doubt
 from tuneport.errors import named
@@ -16,11 +14,9 @@ from tuneport.output.model_card import is_hub_id
 from tuneport.output.parent_cards import named_in_card
 
 
-def named_doubts(inputs: Sequence[Checkpoint]) -> tuple[Doubt, ...]:
+def named_doubts(base: Checkpoint, tuned: Checkpoint, target: Checkpoint | None) -> tuple[Doubt, ...]:
     """Doubts from the names in cards and configs. Those of an adapter are reported where it is applied to its base."""
-    given = {checkpoint.role: checkpoint for checkpoint in inputs}
-    base, tuned, target = (given.get(role) for role in ("base", "tuned", "target"))
-    if base is None or tuned is None or tuned.adapter is not None:
+    if tuned.adapter is not None:
         return ()
     if _made_from(base, tuned) and not _made_from(tuned, base):
         doubt = Doubt(

@@ -82,7 +82,7 @@ def sample_rounding(plan: Plan, opened: Opened) -> RoundingSample | None:
     matched, chosen = draw(plan.tasks, _matrix)
 
     def compute(one: tuple[SampledMatrix, list[Span]]) -> RoundedPart:
-        return _compute(*one, opened.readers)
+        return _compute(*one, opened.readers, several=len(plan.added) > 1)
 
     with ThreadPoolExecutor(opened.workers) as pool:
         parts = tuple(pool.map(compute, chosen))
@@ -123,7 +123,7 @@ def _matrix(task: OutputTask) -> SampledMatrix | None:
     return SampledMatrix(task, first) if all(other is first for other in others) else None
 
 
-def _compute(matrix: SampledMatrix, spans: Sequence[Span], readers: Readers) -> RoundedPart:
+def _compute(matrix: SampledMatrix, spans: Sequence[Span], readers: Readers, *, several: bool) -> RoundedPart:
     """The sums of the spans, scaled up to the whole matrix, which so counts as much as it has elements."""
     sums, space = np.zeros(SUMS), Workspace()
     for start, stop in spans:
@@ -132,7 +132,7 @@ def _compute(matrix: SampledMatrix, spans: Sequence[Span], readers: Readers) -> 
     sums *= matrix.matched / seen if seen else 0
     recipe = matrix.task.recipe
     assert isinstance(recipe, Sum), "a difference is not rounded"
-    has_base = recipe.terms[0].minus is not None and recipe.terms[0].product is None
+    has_base = not several and recipe.terms[0].minus is not None and recipe.terms[0].product is None
     return RoundedPart(
         matrix.task, tuple(sums[ROUNDING].tolist()), tensor_sums(sums.tolist(), matrix.matched, has_base=has_base)
     )

@@ -8,6 +8,7 @@ of model: at most 8 MiB of each input are read, and each byte is downloaded from
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from tuneport.comparison.model_roles import Figures, MatrixSums, figures, is_mat
 from tuneport.engine.checks.drawn_matrices import SampledMatrix, Span, draw
 from tuneport.engine.checks.kept_sample import met_again
 from tuneport.engine.pieces import DifferenceRecipe, Readers, Source, Sum, Term, meet
-from tuneport.engine.plan import OutputTask, Plan
+from tuneport.engine.plan import Added, OutputTask, Plan
 
 # Requests to the Hub that are under way at a time.
 REQUESTS = 8
@@ -72,14 +73,19 @@ class Opened:
 
 def take_samples(plan: Plan, opened: Opened) -> dict[str, Sample]:
     """Samples of the matrices that a plan adds to, or whose difference it takes, by the role that brings the difference."""
-    if plan.operation == "apply":
-        found = {role: met_again(plan, role, opened.readers) for role in plan.base_samples}
-        return {role: Sample(tuple(matrices), whole) for role, (matrices, whole) in found.items() if matrices}
-    return {"tuned": _take(plan, opened)}
+    found = {}
+    for one in plan.added:
+        if one.base is not None:
+            found[one.role] = _take(plan, one, opened)
+            continue
+        matrices, whole = met_again(plan, one, opened.readers)
+        if matrices:
+            found[one.role] = Sample(tuple(matrices), whole)
+    return found
 
 
-def _take(plan: Plan, opened: Opened) -> Sample:
-    matched, chosen = draw(plan.tasks, _candidate)
+def _take(plan: Plan, one: Added, opened: Opened) -> Sample:
+    matched, chosen = draw(plan.tasks, functools.partial(_candidate, plan=plan, one=one))
     ranges = [(candidate, span) for candidate, spans in chosen for span in spans]
 
     def read(one: tuple[_Candidate, Span]) -> MatrixSums | None:
@@ -100,26 +106,31 @@ class _Candidate(SampledMatrix):
     has_diff: bool = True
 
 
-def _candidate(task: OutputTask) -> _Candidate | None:
+def _candidate(task: OutputTask, plan: Plan, one: Added) -> _Candidate | None:
     """The task as something to look at: its own recipe, or base beside target where an adapter makes the difference."""
-    recipe, pair = task.recipe, task.line.pair
+    recipe, line = task.recipe, plan.line_of(task, one)
+    pair = None if line is None else line.pair
     if (
-        pair is None
+        line is None
+        or pair is None
         or not is_matrix(task.slot.dtype, task.slot.shape)
         or not isinstance(recipe, Sum | DifferenceRecipe)
     ):
         return None
     if pair.change is not None:
-        if not isinstance(recipe, Sum) or task.line.by_token or pair.change.rows is not None:
+        if not isinstance(recipe, Sum) or line.by_token or pair.change.rows is not None:
             return None
         if (
             pair.base.shape != task.slot.shape
         ):  # untrained rows that match by token: equal positions are not equal tokens
             return None
-        base = Source("base", pair.base)
+        assert one.base is not None, "an adapter is given with its base"
+        base = Source(one.base, pair.base)
         return _Candidate(task, None, replace(recipe, terms=(Term(base, base, 1.0),)), has_diff=False)
-    terms = [term for term in recipe.terms if term.scale and term.plus is not None and term.minus is not None]
-    return _Candidate(task, terms[0].runs, recipe) if len(recipe.terms) == len(terms) == 1 else None
+    own = tuple(term for term in recipe.terms if term.plus is not None and term.plus.role == one.role)
+    if len(own) != 1 or not own[0].scale or own[0].minus is None:
+        return None
+    return _Candidate(task, own[0].runs, replace(recipe, terms=own))
 
 
 def _sums(candidate: _Candidate, span: Span, readers: Readers) -> MatrixSums | None:

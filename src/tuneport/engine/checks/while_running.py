@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tuneport.checkpoint.reading import Workspace
 from tuneport.engine.budget import PIECE
-from tuneport.engine.pieces import Readers, Source, Sum, equal, nonfinite_in
+from tuneport.engine.pieces import Readers, Rows, Source, Sum, equal, nonfinite_in
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.engine.product import are_alike
 from tuneport.errors import PairingError, listing, named
@@ -16,15 +16,14 @@ def check_exact(plan: Plan, readers: Readers) -> None:
     """Integers and booleans have no difference: base and tuned must be equal."""
     space = Workspace()
     different = [
-        pair.name
-        for pair in plan.exact
-        if pair.base.shape != pair.tuned.shape
-        or not equal(Source("base", pair.base), Source("tuned", pair.tuned), readers, space, PIECE)
+        quoted(base.tensor.name) + (f" ({base.role}, {tuned.role})" if len(plan.added) > 1 else "")
+        for base, tuned in plan.exact
+        if base.tensor.shape != tuned.tensor.shape or not equal(base, tuned, readers, space, PIECE)
     ]
     if different:
         raise PairingError(
             f"These tensors hold integers or booleans and differ between base and tuned, so their difference cannot "
-            f"be transferred:{listing([quoted(name) for name in different])}"
+            f"be transferred:{listing(different)}"
         )
 
 
@@ -38,7 +37,7 @@ def check_tied(plan: Plan, readers: Readers) -> None:
         if (embedding.dtype, embedding.shape) != (head.dtype, head.shape)
         or not equal(Source(checkpoint.role, embedding), Source(checkpoint.role, head), readers, space, PIECE)
     ]
-    differing = [alike for alike in plan.alike if not alike.fits or not are_alike(alike, readers["tuned"], space)]
+    differing = [a for role, a in plan.alike if not a.fits or not are_alike(a, readers[role], space)]
     copies = [f"{quoted(alike.one.name)} and {quoted(alike.other.name)}" for alike in differing if alike.copies]
     if copies:
         raise PairingError(
@@ -80,17 +79,14 @@ def nonfinite_in_words(bad: list[tuple[OutputTask, int]], readers: Readers) -> s
 
 
 def _input_counts(task: OutputTask, readers: Readers, space: Workspace) -> dict[str, int]:
-    pair, target = task.line.pair, task.line.target
-    sources = [("target", target)] if target is not None else []
-    if pair is not None and pair.change is not None:
-        base = [("base", pair.base)] if pair.change.whole is not None or pair.change.rows is not None else []
-        sources = [*base, *(("tuned", tensor) for tensor in pair.change.sources), *sources]
-    elif pair is not None and not pair.exact:
-        sources = [("base", pair.base), ("tuned", pair.tuned), *sources]
-    if not isinstance(task.recipe, Sum):
-        sources = [(role, tensor) for role, tensor in sources if role != "target"]
+    """How many elements of each input are NaN or infinite, by role."""
+    terms = () if isinstance(task.recipe, Rows) else task.recipe.terms
+    sources = [source for term in terms for source in (term.minus, term.plus) if source is not None]
+    products = [term.product for term in terms if term.product is not None]
+    sources += [Source(product.role, factor) for product in products for factor in product.low_rank.factors]
+    if isinstance(task.recipe, Sum):
+        sources.append(task.recipe.target)
     counts: dict[str, int] = {}
-    for role, tensor in sources:
-        if role in readers:
-            counts[role] = counts.get(role, 0) + nonfinite_in(Source(role, tensor), readers, space, PIECE)
+    for source in dict.fromkeys(sources):
+        counts[source.role] = counts.get(source.role, 0) + nonfinite_in(source, readers, space, PIECE)
     return counts
