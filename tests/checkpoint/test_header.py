@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize, safe_open
+from safetensors.numpy import save
 
+from tuneport.checkpoint import header as header_module
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.header import MAX_HEADER_BYTES, header_length, parse_header, render_header, rendered_length
 from tuneport.errors import CheckpointError
@@ -23,7 +27,7 @@ def ours(content: bytes) -> Read | None:
     """Name, dtype, shape and bytes of every tensor, or None where tuneport refuses; any other exception is a defect."""
     try:
         length = header_length(content[:8], len(content), "file")
-        ranges = parse_header(content[8 : 8 + length], len(content), "file")
+        ranges = dict(parse_header(content[8 : 8 + length], len(content), "file"))
     except CheckpointError as error:
         assert "file" in str(error)
         return None
@@ -201,6 +205,30 @@ def test_a_file_with_bytes_changed_is_never_accepted_where_the_official_reader_r
 
 
 @pytest.mark.hostile
+@given(st.one_of(mutated_headers(), mutated_bytes()))
+def test_a_header_in_plain_form_is_read_as_json_reads_it(content: bytes) -> None:
+    text = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    plain = header_module._plain(text)
+    assert plain is None or list(plain.in_order()) == list(header_module._any(text, "file").in_order())
+
+
+def test_headers_of_both_writers_are_in_plain_form_and_take_little_memory() -> None:
+    tensors = {f"model.layers.{n}.mlp.experts.7.gate_proj.weight": np.zeros((4, 2), np.float32) for n in range(20_000)}
+    content = save(tensors, {"format": "pt", "of": "a test"})
+    entries = ((name, "F32", (4, 2), 32 * n, 32 * n + 32) for n, name in enumerate(sorted(tensors)))
+    length = int.from_bytes(content[:8], "little")
+    for text in (content[8 : 8 + length], render_header(entries, {"format": "pt"})[8:]):
+        assert header_module._plain(text) is not None
+        tracemalloc.start()
+        try:
+            found = sum(1 for _ in parse_header(text, 8 + len(text) + 20_000 * 32, "file"))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert found == 20_000 and peak < 250 * found, "a name, and some twenty bytes beside it"
+
+
+@pytest.mark.hostile
 @given(st.binary(max_size=64))
 @example(b"")
 @example(b"\x00" * 8)
@@ -266,7 +294,7 @@ def test_one_name_twice_among_two_hundred_thousand_is_found_at_once() -> None:
     names = [f"n{number}" for number in range(200_000)] + ["n7"]
     header = "{" + ",".join(f'"{name}":{{}}' for name in names) + "}"
     with pytest.raises(CheckpointError, match="names 'n7' twice"):
-        parse_header(header.encode(), 8 + len(header), "file")
+        dict(parse_header(header.encode(), 8 + len(header), "file"))
 
 
 def test_a_header_of_any_size_is_refused_before_it_is_read() -> None:

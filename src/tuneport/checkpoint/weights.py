@@ -153,7 +153,7 @@ def tensors_of_file(file: str, size: int, prefix: Callable[[int, int], bytes], w
     length = header_length(first, size, where)
     header = prefix(8, length)
     ranges = parse_header(header, size, where)
-    found = (StoredTensor(name, dtype, shape, file, at, size) for name, (dtype, shape, at, size) in ranges.items())
+    found = (StoredTensor(name, dtype, shape, file, at, size) for name, (dtype, shape, at, size) in ranges)
     return TensorTable(found), header
 
 

@@ -65,7 +65,12 @@ class Rounded:
 
 def rounded(sums: Iterable[Iterable[float]]) -> Rounded:
     """The figures of all these sums together, each as `measure_rounding` gives them."""
-    added, error, nonzero, unchanged = [total(values) for values in zip(*sums, strict=True)] or [0.0] * 4
+    return rounded_of_columns(list(zip(*sums, strict=True)) or [()] * 4)
+
+
+def rounded_of_columns(columns: Iterable[Iterable[float]]) -> Rounded:
+    """The same of sums that lie in columns: what was added, the errors, elements that are not zero, those unchanged."""
+    added, error, nonzero, unchanged = map(total, columns)
     known = added > 0 and math.isfinite(added) and math.isfinite(error)
     return Rounded(
         math.sqrt(error) / math.sqrt(added) if known else None,

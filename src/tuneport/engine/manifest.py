@@ -21,7 +21,7 @@ from blake3 import blake3
 from tuneport import __version__
 from tuneport.comparison.measures import is_in_a_layer
 from tuneport.comparison.model_roles import Figures, MatrixColumns, figures, is_matrix, pooled_cosines
-from tuneport.comparison.rounding import Rounded, rounded, total
+from tuneport.comparison.rounding import Rounded, rounded, rounded_of_columns, total
 from tuneport.engine import kernel
 from tuneport.engine.arithmetic import ROUNDING, SUMS
 from tuneport.engine.budget import Budget
@@ -132,7 +132,7 @@ def measures(results: LeafResults, *, several: bool = False) -> Measures:
         cosine,
         base_target,
         figures(matrices),
-        rounded(zip(*parts, strict=True)) if parts[0] else None,
+        rounded_of_columns(parts) if parts[0] else None,
         taking and dd == 0 and not nonfinite,
         figures=kinds.columns().whole(),
     )
