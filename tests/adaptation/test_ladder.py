@@ -362,6 +362,9 @@ def test_the_plan_says_what_would_be_tried(family: Family, files: Files, tmp_pat
     planned = rehearse_adapt(*family.models, tmp_path / "out", prompts=files.prompts, up_to="scale", **files.held)
     assert planned["rungs"] == ["add", "scale"] and planned["parts"] == {"fit": 64, "select": 80, "test": 80}
     assert planned["disk"] == 2 * planned["size"] > 0
+    asking = planned["asking"]  # of target and source, add and scale
+    assert (asking["models"], asking["prompts"]) == (4, 160) and asking["seconds"] > 0
+    assert "the same 160 prompts of 4 models; time (at most)" in planned.in_words()
     assert not list(tmp_path.iterdir())
     few = family.file(tmp_path / "few.jsonl", 0, 20)
     planned = rehearse_adapt(*family.models, tmp_path / "out", prompts=few)

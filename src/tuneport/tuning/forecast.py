@@ -12,6 +12,7 @@ from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.errors import spoken
+from tuneport.examples.questions import Example
 from tuneport.scoring.devices import best_device, bytes_per_second, operations_per_second
 from tuneport.scoring.evaluate_options import BATCH_SIZE, USUAL_ANSWER
 from tuneport.tuning.distillation.record_answers import bytes_of_a_place
@@ -177,11 +178,27 @@ def _scoring(prepared: Prepared, running: TuningRun, rate: float, memory: float)
     points = math.ceil(prepared.steps / running.eval_every)
     new = min(running.max_new_tokens or USUAL_ANSWER, prepared.length)
     asked = [example for task in prepared.selection.own for example in task.examples]
+    read = tokens_of_prompt(prepared.tokenizer, asked)
+    return points * asking_seconds(
+        prepared.start, len(asked), read, new, running.eval_batch_size, rate=rate, memory=memory
+    )
+
+
+def tokens_of_prompt(tokenizer: Any, asked: Sequence[Example]) -> float:
+    """Tokens of a prompt, about: the mean of some of them."""
     few = asked[:: max(1, len(asked) // 64)]
-    read = fmean(len(prepared.tokenizer(str(example.messages or example.prompt)).input_ids) for example in few)
-    forward = 2 * prepared.start.parameters * len(asked) * (read + new) / rate
-    together = math.ceil(len(asked) / running.eval_batch_size)
-    return points * (forward + together * new * _seconds_of_token(prepared.start, memory))
+    return fmean(len(tokenizer(str(example.messages or example.prompt)).input_ids) for example in few)
+
+
+def asking_seconds(
+    model: Checkpoint, asked: int, read: float, new: int, batch: int, *, rate: float, memory: float
+) -> float:
+    """Seconds in which a model answers so many prompts of ``read`` tokens with ``new`` tokens each, ``batch`` at a time.
+
+    ``rate`` are operations a second, ``memory`` bytes that are read a second.
+    """
+    forward = 2 * model.parameters * asked * (read + new) / rate
+    return forward + math.ceil(asked / batch) * new * _seconds_of_token(model, memory)
 
 
 def _seconds_of_token(start: Checkpoint, memory: float) -> float:
