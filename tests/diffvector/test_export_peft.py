@@ -23,7 +23,7 @@ from support.command_results import Cli
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3MoeConfig
 
 import tuneport
-from tuneport.errors import DoubtError, NumericsError, PairingError, UsageError
+from tuneport.errors import DoubtError, NumericsError, OutputError, PairingError, TakenError, UsageError
 
 IDS = torch.tensor([[1, 2, 3, 41, 5, 7, 9, 12]])
 ROUNDING = 1e-6  # of float32, relative to ‖Δ‖
@@ -308,6 +308,14 @@ def test_a_killed_export_goes_on_and_ends_in_the_same_bytes(tmp_path: Path) -> N
     assert not (tmp_path / "again").exists()
     assert len(list((tmp_path / "again.partial/factors").glob("*.told.npy"))) == 5
     assert tuneport.inspect(tmp_path / "again.partial")["kind"] == "unfinished output"
+    torn = next((tmp_path / "again.partial/factors").glob("*.values.npy"))
+    content = torn.read_bytes()
+    torn.write_bytes(content[:20])
+    with pytest.raises(OutputError):
+        tuneport.export(*arguments, "peft", rank=4)
+    torn.write_bytes(content)
+    with pytest.raises(TakenError):
+        tuneport.export(*arguments, "peft", rank=5)
     tuneport.export(*arguments, "peft", rank=4)
     assert {path.name for path in (tmp_path / "again").iterdir()} == {path.name for path in whole.out.iterdir()}
     for name in ("adapter_model.safetensors", "adapter_config.json"):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from support import tiny_adapters as adapters
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
@@ -117,6 +118,57 @@ def test_tied_weights_scales_rules_and_an_adapter(tmp_path: Path) -> None:
     tuneport.export(tmp_path / "diff", made.target, tmp_path / "patch", "sparse", **options)
     tiny.assert_same(patched(made.target, tmp_path / "patch"), tiny.read_weights(tmp_path / "applied"))
     assert [name for name in patches(tmp_path / "patch") if "q_proj" in name] == []
+
+
+def test_rows_with_scales_of_their_own_and_a_ramp(tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    tuneport.diff(made.base, made.tuned, tmp_path / "diff")
+    word, other = tiny.WORDS[3], tiny.WORDS[7]
+    options = {"row_rules": {"@all": 0, word: 0.5, other: "scale"}, "rules": {r"layers\.": "0.2..1.0"}}
+    tuneport.apply(tmp_path / "diff", made.target, tmp_path / "applied", **options)
+    tuneport.export(tmp_path / "diff", made.target, tmp_path / "patch", "sparse", **options)
+    wanted = tiny.read_weights(tmp_path / "applied")
+    tiny.assert_same(patched(made.target, tmp_path / "patch"), wanted)
+    tuneport.export(tmp_path / "diff", made.target, tmp_path / "lora", "peft", **options)
+    factors = load_file(tmp_path / "lora/adapter_model.safetensors")
+    name = "base_model.model.model.embed_tokens.lora_embedding_"
+    product = (factors[f"{name}B"] @ factors[f"{name}A"]).T
+    base, tuned = (made.tensors[role]["model.embed_tokens.weight"].float() for role in ("base", "tuned"))
+    for row in range(len(base)):
+        scale = {3: 0.5, 7: 1.0}.get(row, 0.0)
+        assert (product[row] - scale * (tuned - base)[row]).abs().max() < 1e-6
+
+
+def test_a_preset_and_a_patch_that_is_larger_than_the_model(cli: Cli, tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    tuneport.diff(made.base, made.tuned, tmp_path / "diff")
+    tuneport.apply(tmp_path / "diff", made.target, tmp_path / "applied", preset="instruct-residual")
+    command = ["export", tmp_path / "diff", "--as", "sparse", "--onto", made.target, "--preset", "instruct-residual"]
+    ran = cli(*command, "--out", tmp_path / "patch", "--json")
+    assert ran.status == 0, ran.err
+    assert any("apply" in warning for warning in ran.json()["warnings"])
+    tiny.assert_same(patched(made.target, tmp_path / "patch"), tiny.read_weights(tmp_path / "applied"))
+    assert cli(*command, "--out", tmp_path / "strict", "--strict").status == 1
+    assert not (tmp_path / "strict").exists()
+
+
+def test_a_target_in_float8_takes_an_adapter_and_no_patch(tmp_path: Path) -> None:
+    made = tiny.trio(tmp_path)
+    tuneport.diff(made.base, made.tuned, tmp_path / "diff")
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in made.tensors["target"].items():
+        tensors[name] = value
+        if name.endswith("_proj.weight"):
+            scales = value.float().abs().amax(1, keepdim=True) / 448
+            tensors[name], tensors[f"{name}_scale"] = (value.float() / scales).to(torch.float8_e4m3fn), scales
+    save_file(tensors, made.target / "model.safetensors", {"format": "pt"})
+    config = json.loads((made.target / "config.json").read_text())
+    method = {"quant_method": "compressed-tensors", "format": "float-quantized"}
+    (made.target / "config.json").write_text(json.dumps({**config, "quantization_config": method}))
+    with pytest.raises(PairingError):
+        tuneport.export(tmp_path / "diff", made.target, tmp_path / "patch", "sparse")
+    found = tuneport.export(tmp_path / "diff", made.target, tmp_path / "lora", "peft", rules={"norm": 0})
+    assert found.manifest["exported"]["error"] < 1e-6
 
 
 def test_new_tokens_have_no_room_in_a_running_server(tmp_path: Path) -> None:

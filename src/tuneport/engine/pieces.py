@@ -396,11 +396,14 @@ class _Reading:
 
 @dataclass(frozen=True)
 class Met:
-    """The elements of one run that meet each other, in the working dtype; None: the recipe does not read it."""
+    """The elements of one run that meet each other, in the working dtype; None: the recipe does not read it. The difference is
+    not multiplied by its ``scale`` yet.
+    """
 
     diff: Floats
     base: Floats | None
     target: Floats | None
+    scale: float
 
 
 def meet(recipe: Sum | DifferenceRecipe, start: int, stop: int, readers: Readers, space: Workspace) -> Met | None:
@@ -419,9 +422,9 @@ def meet(recipe: Sum | DifferenceRecipe, start: int, stop: int, readers: Readers
         work = recipe.work if isinstance(recipe, Sum) else recipe.dtype
         diff, base = here.difference(term, *at, end - start, work, 0)
         if target is None:
-            return Met(diff, base, None)
+            return Met(diff, base, None, term.scale)
         bits = floats.as_bits(here.bytes(target, target_at, "target"), target.tensor.dtype)
-        return Met(diff, base, kernel.widen(bits, target.tensor.dtype, work))
+        return Met(diff, base, kernel.widen(bits, target.tensor.dtype, work), term.scale)
     return None
 
 

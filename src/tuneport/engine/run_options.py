@@ -243,7 +243,9 @@ class ExportOptions(Options):
         metavar="SIZE|X%",
         parse=parse_budget,
     )
-    choices: Choices = nested(Choices, "scale", "rules", "drop", "renames", "new_tokens", "vocabulary", "shard_size")
+    choices: Choices = nested(
+        Choices, "scale", "preset", "rules", "row_rules", "drop", "renames", "new_tokens", "vocabulary", "shard_size"
+    )
     running: Running = nested(Running)
     warn: Warn | None = _warn()
 

@@ -8,34 +8,34 @@ wanted: `room_of` says how much, and --max-memory bounds how many are worked on 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tuneport.checkpoint.adapter_names import PREFIX
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.reading import Workspace
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.diffvector.exports.export_files import array_bytes, write_tensors
 from tuneport.diffvector.exports.factorisation import SingularFactors, factorise, factorise_until, room_for, seed_of
 from tuneport.diffvector.exports.peft_contents import AdapterContents, HeldMatrix
-from tuneport.diffvector.exports.peft_modules import target_modules
+from tuneport.diffvector.exports.peft_files import tensor_names
 from tuneport.diffvector.exports.ranks import holds_energy, rank_of_energy, ranks_of_budget
 from tuneport.diffvector.exports.target_difference import PIECE, TargetDifference, difference_of
 from tuneport.diffvector.exports.tensor_by_tensor import for_each_tensor
 from tuneport.engine import kernel
 from tuneport.engine.pieces import Readers
 from tuneport.engine.plan import Plan
-from tuneport.errors import NumericsError, named
+from tuneport.errors import NumericsError, OutputError, named
 from tuneport.files.printable import listed_names
 from tuneport.files.writing import whole
 from tuneport.output.shards import Layout, lay_out
 
 FACTORS = "factors"
 STEM = "adapter_model"
-_PREFIX = "base_model.model."
 _FIRST_WIDTH, _LEAST_WIDTH = 32, 8
 
 
@@ -113,7 +113,7 @@ class AdapterWork:
         parts: dict[str, tuple[int, str]] = {}
         entries: list[tuple[str, str, tuple[int, ...]]] = []
         for number, (matrix, rank) in enumerate(zip(self.contents.held, ranks, strict=True)):
-            for name, side in _tensor_names(matrix) if rank else ():
+            for name, side in tensor_names(matrix) if rank else ():
                 rows, columns = matrix.shape
                 width = rows if side.startswith("left") else columns
                 parts[name] = number, side
@@ -122,8 +122,8 @@ class AdapterWork:
         for each in self.contents.saved:
             slot = self.plan.tasks[each.task].slot
             for module in each.modules:
-                saved[f"{_PREFIX}{module}.weight"] = each.task
-                entries.append((f"{_PREFIX}{module}.weight", slot.dtype, slot.shape))
+                saved[f"{PREFIX}{module}.weight"] = each.task
+                entries.append((f"{PREFIX}{module}.weight", slot.dtype, slot.shape))
         layout = lay_out(sorted(entries), 2**62, STEM)
 
         def content(slot: StoredTensor) -> Iterator[bytes | memoryview]:
@@ -243,7 +243,10 @@ class AdapterWork:
         return self.folder / FACTORS / f"{number:05d}.{name}.npy"
 
     def _load(self, number: int, name: str) -> np.ndarray[Any, Any]:
-        found: np.ndarray[Any, Any] = np.load(self._file(number, name), allow_pickle=False)
+        try:
+            found: np.ndarray[Any, Any] = np.load(self._file(number, name), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise damaged(self._file(number, name), error) from None
         return found
 
     def _difference(self, matrix: HeldMatrix) -> TargetDifference:
@@ -274,55 +277,6 @@ def room_of(held: Sequence[HeldMatrix], choice: RankChoice) -> int:
     return pieces + max((room_for(each.shape, choice.first_width(each.shape, average)) for each in held), default=0)
 
 
-def adapter_config(
-    contents: AdapterContents, ranks: Sequence[int], target: Mapping[str, Any], hub_id: str | None, revision: str | None
-) -> dict[str, Any]:
-    """adapter_config.json: scaling 1 for every module, also for readers that know no patterns."""
-    of_module = {
-        name: rank for matrix, rank in zip(contents.held, ranks, strict=True) for name in matrix.modules if rank
-    }
-    without = [name for matrix, rank in zip(contents.held, ranks, strict=True) if not rank for name in matrix.modules]
-    rank = max(of_module.values(), default=1)
-    others = {name: own for name, own in sorted(of_module.items()) if own != rank}
-    architectures = target.get("architectures") or [""]
-    causal = str(architectures[0]).endswith(("ForCausalLM", "LMHeadModel"))
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM" if causal else None,
-        "base_model_name_or_path": hub_id,
-        "revision": revision,
-        "inference_mode": True,
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "use_rslora": False,
-        "use_dora": False,
-        "fan_in_fan_out": any(each.module.kind == "conv1d" for each in contents.held),
-        "init_lora_weights": True,
-        "target_modules": target_modules(of_module, [*contents.others, *without]),
-        "ensure_weight_tying": any(each.module.also for each in contents.held),
-        "modules_to_save": sorted({name for each in contents.saved for name in each.modules}) or None,
-        "rank_pattern": others,
-        "alpha_pattern": dict(others),
-    }
-
-
-def _tensor_names(matrix: HeldMatrix) -> Iterator[tuple[str, str]]:
-    """The adapter's tensors of a matrix, each with the factor that it is: B is outputs×rank, A rank×inputs."""
-    module = f"{_PREFIX}{matrix.module.name}"
-    if matrix.module.kind == "embedding":
-        yield f"{module}.lora_embedding_A", "left turned"
-        yield f"{module}.lora_embedding_B", "right"
-    else:
-        turned = matrix.module.turned
-        yield f"{module}.lora_A.weight", "left turned" if turned else "right turned"
-        yield f"{module}.lora_B.weight", "right" if turned else "left"
-    if matrix.module.also:  # a tied head: a linear module with the embedding's weight
-        yield f"{_PREFIX}{matrix.module.also}.lora_A.weight", "right turned"
-        yield f"{_PREFIX}{matrix.module.also}.lora_B.weight", "left"
-
-
 def _is_cut(found: SingularFactors, rank: int) -> bool:
     return not found.whole or rank < len(found.values)
 
@@ -330,6 +284,12 @@ def _is_cut(found: SingularFactors, rank: int) -> bool:
 def _square(array: np.ndarray[Any, Any]) -> float:
     wide = array.reshape(-1).astype(np.float64)
     return float(wide @ wide)
+
+
+def damaged(file: Path, error: Exception) -> OutputError:
+    """The error for a file in DIR.partial that an earlier run did not write like this."""
+    folder = file.parents[1]
+    return OutputError(f"{file} is damaged ({error}). Remove {folder.name} and run again to start from the beginning.")
 
 
 def root(square: float) -> float:

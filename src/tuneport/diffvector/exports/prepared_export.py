@@ -10,7 +10,7 @@ from typing import Any
 
 from tuneport.checkpoint.small_files import TOKENIZER_FILES
 from tuneport.diffvector.exports.peft_adapter import RankChoice, room_of
-from tuneport.diffvector.exports.peft_contents import AdapterContents, contents_of, has_new_rows
+from tuneport.diffvector.exports.peft_contents import AdapterContents, contents_of, has_difference, has_new_rows
 from tuneport.diffvector.run import plan_of
 from tuneport.engine.budget import memory_held, usable_cpus
 from tuneport.engine.checks.before_writing import RolesVerdict, look
@@ -122,8 +122,17 @@ def _choice(given: ExportOptions, plan: Plan) -> RankChoice:
 
 
 def _without_room(plan: Plan) -> list[str]:
-    """Matrices of a server that have no rows for the tuned model's new tokens."""
-    return [
+    """Tensors of a server that a patch cannot change: without rows for new tokens, or stored in another dtype than the output's."""
+    other = [
+        task.slot.name
+        for task in plan.tasks
+        if task.line.target is not None and has_difference(task) and task.slot.dtype != task.line.target.dtype
+    ]
+    cast = f"{quoted(other[0])} and {len(other) - 1} more" if len(other) > 1 else quoted(other[0]) if other else ""
+    dtypes = [
+        f"{cast}: the target has another dtype than `tuneport apply` would write. Write the model with `tuneport apply`, and load that."
+    ]
+    return (dtypes if other else []) + [
         f"{quoted(task.slot.name)} gets rows for new tokens, which a patch cannot add to a running server. Give "
         f"{named('new_tokens', 'drop')} to leave them out."
         for task in plan.tasks

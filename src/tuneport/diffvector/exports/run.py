@@ -13,7 +13,8 @@ from typing import Any
 from tuneport.checkpoint.open_model import fetched
 from tuneport.checkpoint.reading import readers_by_role
 from tuneport.diffvector.exports.export_files import finish_export
-from tuneport.diffvector.exports.peft_adapter import FACTORS, AdapterWork, WrittenMatrix, adapter_config, root
+from tuneport.diffvector.exports.peft_adapter import FACTORS, AdapterWork, WrittenMatrix, root
+from tuneport.diffvector.exports.peft_files import adapter_config
 from tuneport.diffvector.exports.prepared_export import PreparedExport, prepare_export, stop_if_doubtful
 from tuneport.diffvector.exports.sparse_patch import COMPARED, PARTS, PatchedTensor, PatchWork
 from tuneport.engine.budget import PIECES, budget
@@ -246,7 +247,18 @@ def _make_patch(prepared: PreparedExport, folder: Path, out: Path, readers: Read
     layout, digests = work.write(found, prepared.given.choices.shard_bytes)
     tensors = _entries(layout, digests)
     exported = _patch_record(prepared, found)
-    return finish_export(folder, out, plan, prepared.record, "sparse", tensors, exported, {}, prepared.warnings, begun)
+    warnings = (*prepared.warnings, *_too_large(layout.nbytes, plan.inputs[-1].nbytes))
+    stop_if_doubtful(warnings, prepared.given)
+    return finish_export(folder, out, plan, prepared.record, "sparse", tensors, exported, {}, warnings, begun)
+
+
+def _too_large(nbytes: int, target: int) -> tuple[str, ...]:
+    if nbytes < target:
+        return ()
+    return (
+        f"The patch has {nbytes:,} bytes, but all weights of the target have {target:,}: most of them change. Write the "
+        f"model with `tuneport apply`, and load that.",
+    )
 
 
 def _patch_record(prepared: PreparedExport, found: Sequence[PatchedTensor]) -> dict[str, Any]:

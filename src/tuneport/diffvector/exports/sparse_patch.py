@@ -20,6 +20,7 @@ from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.reading import Workspace
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.diffvector.exports.export_files import write_tensors
+from tuneport.diffvector.exports.peft_adapter import damaged
 from tuneport.diffvector.exports.peft_contents import has_difference
 from tuneport.diffvector.exports.tensor_by_tensor import for_each_tensor
 from tuneport.engine import kernel
@@ -152,9 +153,12 @@ class PatchWork:
 
     def _told(self, number: int) -> PatchedTensor:
         slot = self.tasks[number].slot
-        told = json.loads(self._file(number, "json").read_bytes())
-        digests = told["target"], told["output"]
-        return PatchedTensor(slot.name, slot.shape, slot.dtype, told["changed"], *digests, told["nonfinite"])
+        try:
+            told = json.loads(self._file(number, "json").read_bytes())
+            digests = told["target"], told["output"]
+            return PatchedTensor(slot.name, slot.shape, slot.dtype, told["changed"], *digests, told["nonfinite"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged(self._file(number, "json"), error) from None
 
     def _file(self, number: int, kind: str) -> Path:
         return self.folder / PARTS / f"{number:05d}.{kind}"

@@ -38,7 +38,7 @@ class TargetDifference:
                 if met is None:
                     part[:] = 0
                 else:
-                    np.multiply(met.diff, np.float32(self.recipe.terms[0].scale), out=part, casting="same_kind")
+                    np.multiply(met.diff, np.float32(met.scale), out=part, casting="same_kind")
             position = end
 
     def rows(
@@ -68,7 +68,6 @@ def difference_of(task: OutputTask, readers: Readers) -> TargetDifference | None
     """The difference of one task of a plan of one diff vector; None where it only copies the target."""
     recipe = task.recipe
     assert isinstance(recipe, Sum), "a plan of apply has sums alone"
-    assert len(recipe.terms) <= 1, "one diff vector is exported at a time"
-    if not recipe.terms or recipe.terms[0].scale == 0 or recipe.terms[0].plus is None:
+    if not any(term.scale and term.plus is not None for term in recipe.terms):
         return None
     return TargetDifference(recipe, recipe.target.tensor.shape, readers)
