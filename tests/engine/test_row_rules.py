@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from support import tiny_checkpoints as tiny
+from support.broken_disks import Drive
 from support.command_results import Cli
+from support.killed_runs import KILLED, SHARDS, changes
 from support.written_manifests import by_name, manifest
 
 import tuneport
@@ -327,3 +330,51 @@ def test_the_figures_of_a_scaled_matrix_are_of_what_was_added(tmp_path: Path) ->
     row = (made.tensors["tuned"][EMBED][3] - made.tensors["base"][EMBED][3]).double().numpy()
     assert entry["norms"]["diff"] == pytest.approx(float(np.linalg.norm(row)))
     assert entry["norms"]["target"] == pytest.approx(float(made.tensors["target"][EMBED].double().norm()))
+
+
+def test_tied_parents_and_an_untied_target_have_the_rule_in_both_matrices(cli: Cli, tmp_path: Path) -> None:
+    made = one_vocabulary(tmp_path, tie_word_embeddings=True)
+    target = {**made.tensors["target"], HEAD: tiny.llama(7)[HEAD]}
+    settings = tiny.config(tie_word_embeddings=False)
+    tiny.write_model(made.target, target, words=WORDS, added=CHAT, settings=settings, chat_template__jinja=TEMPLATE)
+    ran = cli(*made.flags(tmp_path / "out", *CHAT_VECTOR, "--config", "tie_word_embeddings=target"))
+    assert ran.status == 0, ran.err
+    found, parts = tiny.read_weights(tmp_path / "out"), made.tensors
+    for name in (EMBED, HEAD):
+        wanted = target[name].clone()
+        for row in (18, 19):
+            wanted[row] = tiny.formula(parts["base"][EMBED][row], parts["tuned"][EMBED][row], target[name][row])
+        tiny.assert_same({name: found[name]}, {name: wanted})
+
+
+def test_rows_by_position_have_the_targets_tokens(cli: Cli, tmp_path: Path) -> None:
+    made = three_vocabularies(tmp_path)
+    flags = ["--vocabulary", "positions", "--row-rule", "@all=0", "--row-rule", "new1,w3=1"]
+    assert (ran := cli(*made.flags(tmp_path / "out", *flags))).status == 0, ran.err
+    found, parts = tiny.read_weights(tmp_path / "out")[EMBED], made.tensors
+    wanted = parts["target"][EMBED].clone()
+    for row in (1, 5):  # new1, and w3 behind two words in front
+        wanted[row] = tiny.formula(*(parts[role][EMBED][row] for role in ("base", "tuned", "target")))
+    tiny.assert_same({EMBED: found}, {EMBED: wanted})
+
+
+def test_a_killed_run_goes_on_with_the_same_rules_and_not_with_others(drive: Drive, tmp_path: Path) -> None:
+    made = three_vocabularies(tmp_path / "in")
+    under = tmp_path / "at"
+    under.mkdir()
+    argv = made.flags(under / "out", *CHAT_VECTOR, "--rule", "layers=0.2..1", *SHARDS)
+    number = changes(drive, argv, under)
+    whole = tiny.outcome(under / "out")
+    refused = 0
+    for at in (number // 3, number // 2, 2 * number // 3):
+        shutil.rmtree(under)
+        under.mkdir()
+        assert drive(argv, under=str(under), call="change", at=at, do="kill").status == KILLED
+        journal = under / "out.partial" / "journal.jsonl"
+        if journal.exists() and '"leaf"' in journal.read_text():  # what was done is not given up for another plan
+            refused += 1
+            other = drive(made.flags(under / "out", "--row-rule", "@all=0.5", *SHARDS))
+            assert other.status == 1 and "row_rules" in other.err
+        assert drive(argv).status == 0
+        assert tiny.outcome(under / "out") == whole
+    assert refused

@@ -97,7 +97,7 @@ def _seated(names: list[str], counts: Counter[Path]) -> Path:
 
 
 _POSITION = re.compile(r"at line (\d+), column \d+\)$")
-# A key with a word behind it that is no number, date, boolean, string, list or table: TOML takes it for none of them.
+# A key with a bare word behind it, which TOML does not allow: numbers, dates, booleans, lists and tables begin otherwise.
 _BARE = re.compile(rf"{_DOTTED}=\s*(?!true\b|false\b|inf\b|nan\b)([A-Za-z_~./][^#\n]*)")
 
 

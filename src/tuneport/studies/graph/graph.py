@@ -36,7 +36,7 @@ class Step:
     `name` is for people ("transfer M5 + Δ(M4), seed 123") and `about` for the page; neither counts for the identity. Where
     the choices name a file or a model that is there already, they hold its digest too: a step whose inputs changed is
     another step. `inputs` says where such things lie, which counts for nothing. `called` is the name that its folder is spelled
-    by, where other steps made `name` longer to be told apart: a finished step stays where it is.
+    by, where other steps of that name made `name` longer: a finished step stays where it is.
     """
 
     kind: str
