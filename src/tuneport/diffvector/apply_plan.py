@@ -17,6 +17,7 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.diffvector.respelled import align_vector, outline_of
+from tuneport.diffvector.target_lineage import find_lineage
 from tuneport.diffvector.vector import RAW, DiffVector
 from tuneport.engine.choices import Choices
 from tuneport.engine.pieces import DifferenceRecipe, RawRows, Source, Term
@@ -121,6 +122,7 @@ def add_vector(vector: DiffVector, target: Checkpoint, scale: float, choices: Ch
     """The summand of a stored diff vector, which the formula calls ``words``. Raises where it does not fit the target."""
     check_readable(target)
     check_architectures(outline_of(vector), target, renames=choices.renames)
+    lineage = find_lineage(vector, target)
     vector, aligned = align_vector(vector, target, choices)
     ties = ties_of(target)
     matched = _match(vector, target, ties, choices)
@@ -136,6 +138,7 @@ def add_vector(vector: DiffVector, target: Checkpoint, scale: float, choices: Ch
         decisions=(*aligned.decisions, *token_decisions(matched.match)),
         refusals=tuple(_misread(vector, matched)),
         hints=tuple(aligned.hints()) if refused else (),
+        lineage=lineage,
         vector=vector,
     )
 

@@ -59,6 +59,7 @@ _SHAPE: Mapping[str, Any] = {
     "behaviour?": {"template": [str], "end_tokens": [{"id": int}]},
     "base_sample?": {"*": [{"start": int, "values": str}]},
     "ids_without_row?": [{}],
+    "lineage?": [{"name": str, "kin": str}],
     "diff?": {
         "*": {
             "base": {"dtype": str, "shape": [int]},

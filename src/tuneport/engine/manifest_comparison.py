@@ -27,6 +27,7 @@ OF_THAT_RUN = (
     "plan.version",  # the software's, as in environment
     "card",  # what the parents' cards said then, and as what it was published
     "adapted",  # what `adapt` says of the rungs that it tried
+    "lineage",  # what lay beside the target's weights then
     "plan.choices",  # each as far as it has an effect: the seed has none where nothing is drawn
 )
 # What `apply` says and three models alone cannot: it names the diff vector, and was measured with it.
@@ -41,6 +42,7 @@ _WORDS = {
     "plan.inputs.*.files.*.mtime_ns": "times of the parents' files",
     "card": "what the parents' cards said",
     "adapted": "what `adapt` tried",
+    "lineage": "whether the target is kin of the diff vector",
     "plan.choices": "options without an effect",
     "formula": "what names the diff vector or was measured with it",
 }

@@ -17,6 +17,7 @@ from tuneport.engine.checks.expected_verdict import verdict_in_words, verdict_of
 from tuneport.engine.choices import Running
 from tuneport.engine.manifest import token_record
 from tuneport.engine.plan import Plan
+from tuneport.engine.summands.lineage import lineage_in_words
 from tuneport.errors import OutputError, named, shortened, spoken
 from tuneport.files.printable import printable_line
 from tuneport.output.write import place_refusals
@@ -87,7 +88,7 @@ def plan_as_json(plan: Plan, running: Running, seen: RolesVerdict, out: Path | N
         "tokens": [token_record(match) for match in plan.vocabulary],
         "decisions": [asdict(decision) for decision in plan.decisions],
         "config_differences": [asdict(difference) for difference in plan.differences],
-        **{name: plan.extra[name] for name in ("behaviour",) if name in plan.extra},
+        **{name: plan.extra[name] for name in ("behaviour", "lineage") if name in plan.extra},
         "files": sorted([*plan.layout.sizes, *plan.files, "README.md", "tuneport.json"]),
         "bytes": {"fetch": plan.bytes_to_fetch, "read": plan.bytes_to_read, "write": plan.bytes_to_write},
         "memory": None if pool is None else {"bytes": pool.estimate, "limit": pool.limit, "workers": pool.workers},
@@ -145,6 +146,8 @@ def plan_in_words(plan: Plan, told: dict[str, Any]) -> str:
             lines.append(f"  {printable_line(entry['field'])}: {values} → {_short(entry['output'])}")
     if "behaviour" in plan.extra:
         lines += ["", f"the output: {behaviour_in_words(plan.extra['behaviour'])}"]
+    if "lineage" in plan.extra:
+        lines += ["", lineage_in_words(plan.extra["lineage"])]
     size = told["bytes"]
     lines += ["", f"bytes: {size['fetch']:,} to download, {size['read']:,} to read, {size['write']:,} to write"]
     if told["memory"]:

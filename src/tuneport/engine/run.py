@@ -33,6 +33,7 @@ from tuneport.engine.pieces import Readers
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.engine.run_options import Warn
 from tuneport.engine.stream import run_leaves
+from tuneport.engine.summands.lineage import lineage_in_words
 from tuneport.engine.transfer_card import render_card
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, listing, named, spoken
 from tuneport.output.digest import LEAF_BYTES
@@ -74,7 +75,7 @@ class Output(Shown):
             "already_done": self.already_done,
             "operation": manifest["operation"],
             "formula": manifest["formula"],
-            **{name: manifest[name] for name in ("behaviour",) if name in manifest},
+            **{name: manifest[name] for name in ("behaviour", "lineage") if name in manifest},
             "measures": manifest["measures"],
             **({} if self.verdict is None else {"verdict": dict(self.verdict)}),
             "warnings": list(self.warnings),
@@ -91,7 +92,8 @@ class Output(Shown):
             words = f"{self.out}: already done"
         else:
             words = f"{self.out}: done, {len(manifest['tensors'])} tensors{_norms_in_words(manifest['measures'])}"
-        return words + (f"; {behaviour_in_words(manifest['behaviour'])}" if "behaviour" in manifest else "")
+        lineage = f"; {lineage_in_words(manifest['lineage'])}" if "lineage" in manifest else ""
+        return words + (f"; {behaviour_in_words(manifest['behaviour'])}" if "behaviour" in manifest else "") + lineage
 
 
 def _norms_in_words(norms: Mapping[str, Any]) -> str:

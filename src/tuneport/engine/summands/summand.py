@@ -17,6 +17,7 @@ from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.engine.pieces import Source, Term
 from tuneport.engine.plan import Added, LostRows
+from tuneport.engine.summands.lineage import Lineage
 from tuneport.engine.tokens import MatchedRows
 from tuneport.errors import PairingError
 from tuneport.pairing.account import Account, TensorPair
@@ -39,7 +40,7 @@ class Summand(ABC):
     """A difference beside a target. ``inputs`` are the checkpoints that it is read from, ``words`` its name in a formula.
 
     ``account`` has a line for each tensor of the target, ``sidecars`` are the small files of base and tuned. ``refusals`` are
-    those of no single line of the account; ``hints`` are given beside any.
+    those of no single line of the account; ``hints`` are given beside any. ``lineage``: what the target is to a stored vector.
     """
 
     added: Added
@@ -54,6 +55,7 @@ class Summand(ABC):
     hints: tuple[str, ...] = ()
     exact: tuple[tuple[Source, Source], ...] = ()
     alike: tuple[tuple[str, Alike], ...] = ()
+    lineage: Lineage | None = None
 
     @property
     def label(self) -> str:

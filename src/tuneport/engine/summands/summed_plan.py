@@ -9,7 +9,7 @@ import itertools
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.floats import working_dtype
@@ -99,7 +99,7 @@ def plan_sum(operation: Operation, summands: Sequence[Summand], target: Checkpoi
         ),
         lost=_of_all(each.lost() for each in summands),
         dropped=_of_all(each.dropped() for each in summands),
-        extra={**scales, **sidecars.noted, **against.record()},
+        extra={**scales, **_lineages(summands), **sidecars.noted, **against.record()},
     )
 
 
@@ -121,6 +121,12 @@ def _preset_decisions(choices: Choices) -> list[Decision]:
         return []
     preset = PRESETS[choices.preset]
     return [Decision("preset", choices.preset, f"stands for {preset.flags}: {preset.what} ({preset.source})")]
+
+
+def _lineages(summands: Sequence[Summand]) -> dict[str, list[dict[str, Any]]]:
+    """What the target is to each stored diff vector, if there are any."""
+    found = [each.lineage.record() for each in summands if each.lineage is not None]
+    return {"lineage": found} if found else {}
 
 
 def _row_warnings(scaling: Scales, tasks: Sequence[OutputTask]) -> list[str]:
