@@ -378,3 +378,39 @@ def test_a_killed_run_goes_on_with_the_same_rules_and_not_with_others(drive: Dri
         assert drive(argv).status == 0
         assert tiny.outcome(under / "out") == whole
     assert refused
+
+
+def test_several_pairs_in_one_pass_take_the_rules_for_tokens_ramps_and_their_own_scales(tmp_path: Path) -> None:
+    made = one_vocabulary(tmp_path, torch.float32)
+    other = tiny.write_model(
+        tmp_path / "other", tiny.moved(made.tensors["base"], 9), words=WORDS, added=CHAT,
+        settings=tiny.config(torch_dtype="float32"), chat_template__jinja=TEMPLATE,
+    )  # fmt: skip
+    rules: dict[str, Any] = {"row_rules": {"@all": 0, "w2": "scale", "w5": 3}, "rules": {r"layers\.": "0.5..1"}}
+    tuneport.transfer(
+        [made.base, made.base], [made.tuned, other], made.target, tmp_path / "o", scale=[0.5, -1.0], **rules
+    )
+    base, tuned, target = (made.tensors[role] for role in ("base", "tuned", "target"))
+    second, found = tiny.read_weights(other), tiny.read_weights(tmp_path / "o")
+
+    def added(name: str, scales: tuple[float, float], row: Any = slice(None)) -> torch.Tensor:
+        first = torch.tensor(scales[0]) * (tuned[name][row] - base[name][row])
+        return target[name][row] + first + torch.tensor(scales[1]) * (second[name][row] - base[name][row])
+
+    embed = target[EMBED].clone()
+    embed[2], embed[5] = added(EMBED, (0.5, -1.0), 2), added(EMBED, (3.0, 3.0), 5)
+    layer = "model.layers.0.self_attn.q_proj.weight"
+    wanted = {
+        EMBED: embed,
+        layer: added(layer, (0.5, 0.5)),
+        "model.norm.weight": added("model.norm.weight", (0.5, -1.0)),
+    }
+    tiny.assert_same({name: found[name] for name in wanted}, wanted)
+    told = by_name(tmp_path / "o")[EMBED]["row_scales"]
+    assert sorted((each["scale"], each["rows"]) for each in told if each["scale"]) == [
+        (-1, 1),
+        (0.5, 1),
+        (3, 1),
+        (3, 1),
+    ]
+    tuneport.verify(tmp_path / "o", [made.base, made.base], [made.tuned, other], made.target, full=True)
