@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -132,3 +133,14 @@ def test_where_the_target_is_scaled_otherwise_inside_layers_finds_the_scales_tha
     (scale,) = {tensor["scale"] for tensor in manifest["tensors"] if "up_proj" in tensor["name"]}
     assert scale == pytest.approx(alphas["up_proj"], abs=1e-6)
     assert tuneport.verify(tmp_path / "out", *rescaled.models, full=True).kind == "full"
+
+
+def test_rows_that_rules_for_tokens_scale_keep_their_scales_and_ramps_are_multiplied(family: Family) -> None:
+    plain, ruled = scales_of(family), scales_of(family, row_rules={"@all": 0.5}, rules={r"layers\.": "0.5..1"})
+    names = {name for name in plain.group_of if name in ruled.plan.account.names} - ruled.group_of.keys()
+    assert names and all(re.search("embed|lm_head", name) for name in names)
+    assert {group.scale for group in ruled.groups if group.layer is not None} == {0.5}, "its one layer is the first"
+    rescaled = {task.slot.name: task for task in ruled.scaled(np.full(len(ruled.groups), 2.0)).tasks}
+    for task in ruled.plan.tasks:
+        now = rescaled[task.slot.name]
+        assert now.scales == (task.scales if task.slot.name not in ruled.group_of else (2 * task.scales[0],))
