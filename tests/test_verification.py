@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -305,13 +306,16 @@ def test_choices_that_no_run_would_take_are_the_manifests_fault(
         full(finished[0], out)
 
 
-def test_a_changed_config_is_told_as_changed_whatever_it_holds(tmp_path: Path) -> None:
-    made = tiny.trio(tmp_path)
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_changed_file_is_told_as_changed_whatever_it_holds(tmp_path: Path, name: str) -> None:
+    small = {"generation_config__json": '{"eos_token_id": 2}', "tokenizer_config__json": '{"eos_token": "w2"}'}
+    made = tiny.trio(tmp_path, **small)
     tuneport.transfer(*made.paths, tmp_path / "out")
-    config = tmp_path / "out" / "config.json"
-    config.write_text(config.read_text()[:-3])
-    with pytest.raises(VerificationError, match=r"config\.json was changed"):
-        tuneport.verify(tmp_path / "out")
+    place = tmp_path / "out" / name
+    place.write_text(place.read_text()[:-3])
+    for parents in ((), made.paths):
+        with pytest.raises(VerificationError, match=rf"{re.escape(name)} was changed"):
+            tuneport.verify(tmp_path / "out", *parents)
 
 
 def test_another_target_is_named_by_the_place_that_was_given(tmp_path: Path) -> None:

@@ -114,7 +114,9 @@ def verify(given: VerifyOptions) -> Proof:
     with reading(produced) as reader:
         faults += _compare_digests(manifest, produced, reader, pool)
     faults += _compare_files(manifest, out, set(produced.files))
-    faults += in_a_folder(produced, manifest) if operation not in ("diff", "export") else []
+    if operation not in ("diff", "export"):
+        with _telling(faults, out):
+            faults += in_a_folder(produced, manifest)
     leaves = sum(leaf_count(tensor.nbytes) for tensor in produced.tensors.values())
     if plan is None:
         _stop_if(faults, out)
@@ -155,6 +157,16 @@ def _stem(manifest: Mapping[str, Any], operation: str) -> str:
     if operation == "export":
         return {"peft": "adapter_model", "sparse": "patch"}.get(str(manifest.get("form")), "model")
     return "diff" if operation == "diff" else "model"
+
+
+@contextmanager
+def _telling(faults: list[str], out: Path) -> Iterator[None]:
+    """A file that cannot be read since somebody changed it is first of all one that was changed."""
+    try:
+        yield
+    except CheckpointError as error:
+        _stop_if([*faults, str(error)] if faults else [], out)
+        raise
 
 
 def _opened(manifest: Mapping[str, Any], operation: str, out: Path) -> Checkpoint:
