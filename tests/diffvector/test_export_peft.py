@@ -20,9 +20,18 @@ from safetensors.torch import load_file
 from support import tiny_adapters as adapters
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3MoeConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    Gemma3Config,
+    GPT2Config,
+    LlamaConfig,
+    Qwen2VLConfig,
+    Qwen3MoeConfig,
+)
 
 import tuneport
+from tuneport.diffvector.exports.peft_modules import target_modules
 from tuneport.errors import DoubtError, NumericsError, OutputError, PairingError, TakenError, UsageError
 
 IDS = torch.tensor([[1, 2, 3, 41, 5, 7, 9, 12]])
@@ -31,16 +40,16 @@ ROUNDING = 1e-6  # of float32, relative to ‖Δ‖
 
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(IDS).logits
+        found: torch.Tensor = model(input_ids=IDS).logits
     return found
 
 
-def loaded(target: Path, adapter: Path, rows: int | None = None) -> Any:
+def loaded(target: Path, adapter: Path, rows: int | None = None, kind: Any = AutoModelForCausalLM) -> Any:
     """The adapter on the target, by peft; no key of it may be left over or missing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message=".*(missing|unexpected).*adapter keys.*")
-        model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
+        model = kind.from_pretrained(target, dtype=torch.float32)
         if rows is not None:
             model.resize_token_embeddings(rows)
         return PeftModel.from_pretrained(model, adapter)
@@ -55,11 +64,11 @@ def assert_applied(where: Path, diff: Path, target: Path, adapter: Path, rows: i
     assert (found - wanted).abs().max() < 2e-5 * wanted.abs().max()
 
 
-def saved(config: Any, where: Path, seeds: Mapping[str, float]) -> dict[str, Path]:
+def saved(config: Any, where: Path, seeds: Mapping[str, float], kind: Any = AutoModelForCausalLM) -> dict[str, Path]:
     """Base, tuned and target of a config: the same model with noise of each size."""
     torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(config).float()
-    words = [f"w{number}" for number in range(config.vocab_size)]
+    model = kind.from_config(config).float()
+    words = [f"w{number}" for number in range(config.get_text_config().vocab_size)]
     first = {name: value.clone() for name, value in model.state_dict().items()}
     found = {}
     for number, (role, by) in enumerate(seeds.items()):
@@ -235,6 +244,60 @@ def test_a_published_checkpoint_without_the_prefix_of_its_class(tmp_path: Path) 
     tuneport.apply(tmp_path / "diff", paths["target"], tmp_path / "out", rules={r"bias|ln_": 0})
     wanted = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32))
     assert (logits(loaded(paths["target"], tmp_path / "lora")) - wanted).abs().max() < 2e-5 * wanted.abs().max()
+
+
+GEMMA3 = {
+    "text_config": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "vocab_size": 60,
+    },
+    "vision_config": {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    },
+    "mm_tokens_per_image": 1,
+    "image_token_index": 59,
+}
+QWEN2_VL = {
+    "text_config": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 60,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0},
+    },
+    "vision_config": {"depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2},
+    "image_token_id": 59,
+    "video_token_id": 58,
+}
+
+
+@pytest.mark.parametrize("config", [Gemma3Config(**GEMMA3), Qwen2VLConfig(**QWEN2_VL)], ids=["gemma3", "qwen2-vl"])
+def test_modules_of_multimodal_models_are_called_as_in_the_loaded_model(tmp_path: Path, config: Any) -> None:
+    made = saved(config, tmp_path, SIZES, AutoModelForImageTextToText)
+    rules = {r"norm|bias|ln_": 0}
+    exported(tmp_path, made, rank=1000, rules=rules)
+    tuneport.apply(tmp_path / "diff", made["target"], tmp_path / "out", dtype="float32", rules=rules)
+    wanted = logits(AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=torch.float32))
+    found = logits(loaded(made["target"], tmp_path / "lora", kind=AutoModelForImageTextToText))
+    assert (found - wanted).abs().max() < 2e-5 * wanted.abs().max()
+
+
+def test_a_short_name_is_a_target_only_where_it_means_modules_with_factors_alone() -> None:
+    held = ["layers.0.q", "layers.1.q", "merger.mlp.0", "merger.mlp.2", "other.v"]
+    others = ["layers", "layers.0", "layers.1", "merger", "merger.mlp", "vision.v", "layers.0.mlp.1"]
+    assert target_modules(held, others) == ["merger.mlp.0", "merger.mlp.2", "other.v", "q"]
 
 
 def test_scale_and_rules_are_those_of_apply(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tuneport.checkpoint.dtypes import DTYPES
@@ -68,7 +69,6 @@ def contents_of(plan: Plan) -> AdapterContents:
     held: list[HeldMatrix] = []
     saved: list[SavedMatrix] = []
     left_out: list[LeftOut] = []
-    with_difference = set()
     for number, task in enumerate(plan.tasks):
         if not has_difference(task):
             continue
@@ -77,7 +77,6 @@ def contents_of(plan: Plan) -> AdapterContents:
         if isinstance(module, str):
             left_out.append(LeftOut(number, own, module))
             continue
-        with_difference.add(own)
         also = module.also if module.also and f"{module.also}.weight" not in stored else None
         module = PeftModule(module.name, module.kind, also)
         if has_new_rows(task):
@@ -85,13 +84,14 @@ def contents_of(plan: Plan) -> AdapterContents:
         else:
             rows, columns = task.slot.shape
             held.append(HeldMatrix(number, own, (rows, columns), module))
-    others = [
-        names[name].removesuffix(".weight")
-        for name, tensor in target.tensors.items()
-        if name.endswith(".weight") and len(tensor.shape) >= 2 and name not in with_difference
-    ]
-    others += [name for each in saved for name in each.modules]
-    return AdapterContents(tuple(held), tuple(saved), tuple(left_out), tuple(others))
+    holding = {name for each in held for name in each.modules}
+    others = _modules_of(names.values()) - holding
+    return AdapterContents(tuple(held), tuple(saved), tuple(left_out), tuple(sorted(others)))
+
+
+def _modules_of(names: Iterable[str]) -> set[str]:
+    """All modules that tensors of these names lie in, also those that hold other modules alone."""
+    return {name[:end] for name in names for end, sign in enumerate(name) if sign == "."}
 
 
 def has_difference(task: OutputTask) -> bool:

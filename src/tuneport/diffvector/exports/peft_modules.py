@@ -95,9 +95,13 @@ def head_of(name: str, config: Mapping[str, Any]) -> str | None:
 
 
 def target_modules(held: Iterable[str], others: Iterable[str]) -> list[str]:
-    """What the config names: the last word of modules where it means only modules that are held, else whole names."""
-    held, refused = list(held), {name.rpartition(".")[2] for name in others}
-    return sorted({name if (last := name.rpartition(".")[2]) in refused else last for name in held})
+    """What the config names: the last word of modules where it means only modules that are held, else whole names.
+
+    A number is never short for a module: lists of layers have them too.
+    """
+    refused = {name.rpartition(".")[2] for name in others}
+    short = {name: name.rpartition(".")[2] for name in held}
+    return sorted({name if last in refused or last.isdigit() else last for name, last in short.items()})
 
 
 def _has_experts(config: Mapping[str, Any]) -> bool:
