@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from support.declared_studies import EVALUATE, PLACE, declared, fault, faults, versions
 
+from tuneport.engine.choices import Choices
+from tuneport.studies.file.settings import of_transfer
 from tuneport.studies.file.study_file import study_of
 
 
@@ -104,3 +106,14 @@ def test_a_share_is_of_data_that_are_named_and_no_two_of_these_have_one_name(tmp
     data = ["sub/d.jsonl", "org/data", "lab:instructions", f"{tmp_path}/e.jsonl"]
     tune = f"[tune]\nsteps = 1\ndata = {json.dumps(data)}\nmix = {json.dumps(fine)}\n"
     assert declared(versions(), tune, folder=tmp_path).tunings[0].mix == tuple(fine)
+
+
+def test_transfers_take_presets_ramps_and_rules_for_tokens() -> None:
+    table = {"preset": "shadow", "rule": [r"layers\.=0.2..1.0"], "row-rule": ["@all=0", "@template=scale"]}
+    chosen, wrong = of_transfer(table)
+    assert not wrong
+    choices = Choices(**chosen)
+    assert choices.preset == "shadow" and choices.rules[-1].value == (0.2, 1.0)
+    assert [rule.shown for rule in choices.row_rules] == ["@all=0", "@template=scale"]
+    for key, value in {"preset": "x", "rule": ["a=1..x"], "row-rule": ["a"]}.items():
+        assert [fault[0] for fault in of_transfer({key: value})[1]] == [key]
