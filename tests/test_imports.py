@@ -294,7 +294,7 @@ OF_EXTRAS = {
 
 
 def test_the_core_imports_only_what_the_package_declares() -> None:
-    allowed = {*sys.stdlib_module_names, "tuneport", "numpy", "blake3", "huggingface_hub"}
+    allowed = {*sys.stdlib_module_names, "tuneport", "numpy", "blake3", "huggingface_hub", "openzl"}
     for path in sources():
         place = path.relative_to(SOURCE).as_posix()
         if place.startswith(("families/", *MODELS_EXTRA)) or place == "checkpoint/pytorch_bin.py":

@@ -144,7 +144,7 @@ def diff(
     tuned: str | PathLike[str],
     out: str | PathLike[str],
     *,
-    encoding: Literal['exact'] = ...,
+    encoding: Literal['exact', 'float32'] = ...,
     drop: str | Sequence[str] = ...,
     renames: Mapping[str, str] | Sequence[str] = ...,
     vocabulary: str | Mapping[str, str] | Sequence[str] | None = ...,

@@ -75,7 +75,7 @@ def _described(spec: Place) -> dict[str, Any]:
 
             del manifest  # of many tensors it is large, and the diff vector has its own
             vector = open_diff(path)
-            return {"kind": "diff vector", **_made(vector.stored, vector.manifest)}
+            return {"kind": "diff vector", **_encoding(vector.stored), **_made(vector.stored, vector.manifest)}
         if manifest["operation"] == "export":
             return _exported(path, manifest)
         return {"kind": "output", **_adapted(path), **_made(open_checkpoint(path, "output"), manifest)}
@@ -98,6 +98,15 @@ def _exported(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         **{name: found.get(name) for name in counted},
         **({} if sparse else {"left_out": len(found.get("left_out", ()))}),
         "warnings": list(spoken(manifest["warnings"])),
+    }
+
+
+def _encoding(stored: Checkpoint) -> dict[str, Any]:
+    """How a diff vector is stored, and in how many bits."""
+    parameters = stored.parameters
+    return {
+        "encoding": "float32" if stored.encoded is None else "exact",
+        "bits_per_parameter": round(8 * stored.nbytes / parameters, 4) if parameters else None,
     }
 
 

@@ -27,6 +27,7 @@ from tuneport.checkpoint.open_model import fetched
 from tuneport.checkpoint.reading import TensorReader, Workspace, readers_by_role, reading
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.diffvector.exports.export_card import render_export_card
+from tuneport.diffvector.vector import decoded_as_told
 from tuneport.engine.budget import DEFAULT_MAX_MEMORY_PARSING, Budget, budget
 from tuneport.engine.checks.before_writing import look
 from tuneport.engine.checks.conclusion import conclude, lost_difference, measure_dropped
@@ -125,7 +126,7 @@ def verify(given: VerifyOptions) -> Proof:
     faults += _compare_plans(manifest, plan)
     faults += [
         f"these parents would give a different header for {name}"
-        for name, header in plan.layout.headers.items()
+        for name, header in ({} if plan.layout.encoded else plan.layout.headers).items()
         if name in produced.files and produced.files[name].header_digest != blake3(header[8:]).hexdigest()
     ]
     if plan.refusals:
@@ -172,7 +173,8 @@ def _telling(faults: list[str], out: Path) -> Iterator[None]:
 def _opened(manifest: Mapping[str, Any], operation: str, out: Path) -> Checkpoint:
     """The output. If it cannot be opened since somebody changed a file, that is said first."""
     try:
-        return open_folder(out, "output", stem=_stem(manifest, operation))
+        found = open_folder(out, "output", stem=_stem(manifest, operation))
+        return decoded_as_told(found, manifest) if operation == "diff" else found
     except CheckpointError as error:
         recorded = manifest.get("files", {})
         changed = compare_entries(
@@ -225,9 +227,8 @@ def _plan_again(manifest: Mapping[str, Any], given: VerifyOptions) -> Plan | Non
     called = {entry["role"]: entry["name"] for entry in manifest["inputs"]}
     onto = None if operation == "diff" else given.onto
     with _following():
-        return plan_of(
-            pairs, onto, tuple((diff, None) for diff in given.diffs), choices_of, tuple(scales or ()), called
-        )
+        scaled, encoding = tuple((diff, None) for diff in given.diffs), str(manifest.get("encoding", "float32"))
+        return plan_of(pairs, onto, scaled, choices_of, tuple(scales or ()), called, encoding)
 
 
 def _check_parents(manifest: Mapping[str, Any], pairs: int, diffs: int) -> None:

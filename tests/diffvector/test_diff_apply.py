@@ -244,7 +244,8 @@ def test_a_diff_vector_names_its_parents_by_digest_of_every_tensor_and_is_verifi
 def test_differences_are_stored_in_the_working_dtype(cli: Cli, tmp_path: Path) -> None:
     base = {**tiny.llama(1), "wide": torch.ones(2, dtype=torch.float64)}
     made = tiny.trio(tmp_path, base=base)
-    assert cli("diff", "--base", made.base, "--tuned", made.tuned, "--out", tmp_path / "d").status == 0
+    given = ("--base", made.base, "--tuned", made.tuned, "--out", tmp_path / "d", "--encoding", "float32")
+    assert cli("diff", *given).status == 0
     found = tiny.read_weights(tmp_path / "d")
     for name, value in base.items():
         work = torch.float64 if name == "wide" else torch.float32

@@ -13,6 +13,7 @@ from typing import Any
 from blake3 import blake3
 
 from tuneport.checkpoint.adapter_config import AdapterConfig
+from tuneport.checkpoint.encoded.encoded_table import EncodedTable
 from tuneport.checkpoint.quantised.scaled_tensors import ScaledTable
 from tuneport.checkpoint.small_files import SidecarFolder
 from tuneport.checkpoint.weights import StoredTensor
@@ -41,7 +42,7 @@ class Checkpoint:
     ``adapter`` is the config of a PEFT adapter, whose tensors are peft's and mean nothing without a base; ``behind`` is
     the folder of that base, once it is known, and ``made`` are small files computed from the two, which are on no disk.
     ``warnings`` name what is beside the weights and was not read.
-    ``scaled`` are the tensors, where some are stored as codes with scales.
+    ``scaled`` are the tensors, where some are stored as codes with scales; ``encoded``, where all are stored as chunks.
     ``parents`` are the names that the Hub's listing gives for what the model was made from.
     """
 
@@ -60,6 +61,7 @@ class Checkpoint:
     warnings: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
     scaled: ScaledTable | None = None
+    encoded: EncodedTable | None = None
 
     @property
     def sidecars(self) -> SidecarFolder:
@@ -74,7 +76,8 @@ class Checkpoint:
     @property
     def nbytes(self) -> int:
         """Bytes of all stored tensors."""
-        stored = self.tensors if self.scaled is None else self.scaled.stored
+        table = self.scaled or self.encoded
+        stored = self.tensors if table is None else table.stored
         return sum(tensor.nbytes for tensor in stored.values())
 
     @property

@@ -13,9 +13,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
 from tuneport.checkpoint.checkpoint import Checkpoint
+from tuneport.checkpoint.encoded.encoded_tensors import encoded_reads
 from tuneport.checkpoint.open_files import KeptFile
 from tuneport.checkpoint.pytorch_bin import LegacyReader
-from tuneport.checkpoint.quantised.scaled_tensors import dequantised_reads
+from tuneport.checkpoint.quantised.scaled_tensors import Read, dequantised_reads
 from tuneport.checkpoint.views import read_view
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError
@@ -58,7 +59,11 @@ class FileReader:
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Open every file and check that it is still the one whose header was read."""
         self._where = f"{checkpoint.role} {checkpoint.label}"
-        self._read = dequantised_reads(checkpoint.scaled, self._read_stored) if checkpoint.scaled else self._read_stored
+        self._read: Read = self._read_stored
+        if checkpoint.scaled is not None:
+            self._read = dequantised_reads(checkpoint.scaled, self._read_stored)
+        elif checkpoint.encoded is not None:
+            self._read = encoded_reads(checkpoint.encoded, self._read_stored, self._where)
         self._seen: dict[str, tuple[int, ...]] = {}
         self._files = {
             name: KeptFile(
@@ -117,7 +122,7 @@ class FileReader:
 
     def place(self, tensor: StoredTensor) -> AbstractContextManager[tuple[int, int]] | None:
         """An open file's descriptor and the tensor's first byte in it; None where its bytes do not follow each other."""
-        return self._placed(tensor) if tensor.in_one_piece and not tensor.is_dequantised else None
+        return self._placed(tensor) if tensor.in_one_piece and not tensor.is_computed else None
 
     @contextmanager
     def _placed(self, tensor: StoredTensor) -> Iterator[tuple[int, int]]:

@@ -22,6 +22,8 @@ from tuneport.files.printable import quoted
 
 # In place of a file's name: what the tensor of this name stands for, which lies in no file as it is (`checkpoint.quantised`).
 DEQUANTISED = "dequantised/"
+# Likewise: what the tensor of this name holds once it is decoded (`checkpoint.encoded`).
+ENCODED = "encoded/"
 MAX_INDEX_BYTES = 64 * 2**20
 # Of all files of a checkpoint together. The largest that we know (Kimi K2, some 140,000 tensors) has about 21 MB.
 MOST_HEADER_BYTES = 64 * 2**20
@@ -71,6 +73,11 @@ class StoredTensor:
     def is_dequantised(self) -> bool:
         """Whether it is stored as codes with scales, and computed when it is read."""
         return self.file.startswith(DEQUANTISED)
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether its bytes lie in no file as they are."""
+        return self.file.startswith((DEQUANTISED, ENCODED))
 
     @property
     def in_one_piece(self) -> bool:

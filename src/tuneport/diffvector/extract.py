@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,11 @@ def plan_diff(base: Checkpoint, tuned: Checkpoint, choices: Choices) -> Plan:
         dropped=tuple(dropped(account)),
         extra={"diff": entries, "rows": match.how},
     )
+
+
+def as_encoded(plan: Plan) -> Plan:
+    """The plan of a diff vector, with its tensors stored as chunks."""
+    return replace(plan, layout=replace(plan.layout, encoded=True), extra={**plan.extra, "encoding": "exact"})
 
 
 _Part = tuple[Recipe, tuple[int, ...]]

@@ -16,7 +16,7 @@ from tuneport.checkpoint.adapter_names import weight_names
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.open_model import open_checkpoint
 from tuneport.diffvector.apply_plan import add_vector
-from tuneport.diffvector.extract import plan_diff
+from tuneport.diffvector.extract import as_encoded, plan_diff
 from tuneport.diffvector.vector import open_diff
 from tuneport.engine.checks.before_writing import look
 from tuneport.engine.choices import Choices
@@ -56,13 +56,13 @@ def transfer(given: TransferOptions) -> Output:
 
 @takes(DiffOptions)
 def diff(given: DiffOptions) -> Output:
-    """Write the diff vector tuned − base to the folder ``out``, in the working dtype, with both parents' digests.
+    """Write the diff vector tuned − base to the folder ``out``, coded without loss, with both parents' digests.
 
     Raises `TuneportError`.
 
         tuneport.diff("v1", "v1-tuned", "my-diff")
     """
-    plan = plan_of([(given.base, given.tuned)], None, (), lambda names: given.choices)
+    plan = plan_of([(given.base, given.tuned)], None, (), lambda names: given.choices, encoding=given.encoding)
     return execute(plan, Path(given.out), given.running, given.warn)
 
 
@@ -99,11 +99,13 @@ def plan_of(
     choices_of: Callable[[Iterable[str]], Choices],
     scale: tuple[float, ...] = (),
     called: Mapping[str, str] = MappingProxyType({}),
+    encoding: str = "exact",
 ) -> Plan:
     """The plan of `transfer` where there are ``pairs`` and ``onto``, of `diff` without the latter, of `apply` with ``diffs`` alone.
 
     ``choices_of`` gets the names of all tensors that expressions may be for; ``scale`` is that of all, or of each in order (none:
-    the choices'). ``called`` are names of models by role, where words are not to tell of them by the place they lie at.
+    the choices'). ``called`` are names of models by role, where words are not to tell of them by the place they lie at. ``encoding`` is that of a diff vector
+    that is computed.
     """
     opened = [
         (
@@ -122,7 +124,8 @@ def plan_of(
         return [*of_pairs, *(chain(vector.entries, vector.stored.tensors) for vector in vectors)]
 
     if onto is None:
-        return plan_diff(*opened[0], choices_of(chain(*names())))
+        plan = plan_diff(*opened[0], choices_of(chain(*names())))
+        return as_encoded(plan) if encoding == "exact" else plan
     target = open_checkpoint(onto, "target", called.get("target"))
     choices = choices_of(chain(*names(), target.tensors))
     scales = scales_of(scale or (choices.scale,), [None] * len(pairs) + [own for _, own in diffs])

@@ -14,6 +14,7 @@ from typing import Any
 
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.encoded.encoded_tensors import decoded
 from tuneport.checkpoint.floats import working_dtype
 from tuneport.checkpoint.local_folder import open_folder
 from tuneport.checkpoint.small_files import SidecarFolder
@@ -85,7 +86,7 @@ def open_diff(spec: str | os.PathLike[str], role: str = "diff", label: str | Non
     manifest = read_manifest(path)
     if manifest.get("operation") != "diff":
         raise CheckpointError(f"{role} {path} is not a diff vector (its manifest says {manifest.get('operation')!r}).")
-    stored = replace(open_folder(path, role, stem=STEM, label=label), role=role)
+    stored = decoded_as_told(replace(open_folder(path, role, stem=STEM, label=label), role=role), manifest)
     entries = manifest.get("diff")
     if not isinstance(entries, dict) or not _name_the_same(entries, stored):
         raise CheckpointError(f"{role} {path}: the manifest and the stored tensors do not match. Compute it again.")
@@ -96,6 +97,18 @@ def open_diff(spec: str | os.PathLike[str], role: str = "diff", label: str | Non
             )
     config = SidecarFolder("base", path.name, path / "base", within=path).json("config.json") or {}
     return DiffVector(role, stored, entries, manifest, config)
+
+
+def decoded_as_told(stored: Checkpoint, manifest: Mapping[str, Any]) -> Checkpoint:
+    """A diff vector's tensors as they are once decoded, where its manifest says that they are encoded. Raises `CheckpointError`."""
+    encoding = manifest.get("encoding", "float32")
+    if encoding == "float32":
+        return stored
+    if encoding != "exact":
+        raise CheckpointError(
+            f"{stored.role} {stored.label} has the encoding {encoding!r}, which this version does not know. Install a newer one."
+        )
+    return decoded(stored, manifest["tensors"])
 
 
 def _name_the_same(entries: Mapping[str, Mapping[str, Any]], stored: Checkpoint) -> bool:

@@ -18,6 +18,7 @@ from tuneport import __version__
 from tuneport.checkpoint.adapter import Alike
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.dtypes import DTYPES
+from tuneport.checkpoint.encoded.chunk import ROOM
 from tuneport.checkpoint.views import room_to_read
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.engine.budget import DEFAULT_MAX_MEMORY, DEFAULT_MAX_MEMORY_PARSING
@@ -138,14 +139,15 @@ class Plan:
 
     @property
     def more_memory(self) -> int:
-        """Bytes that each worker needs beside its pieces: tiles of an adapter's factors, slabs of turned tensors."""
+        """Bytes that each worker needs beside its pieces: tiles of an adapter's factors, slabs of turned tensors, chunks."""
         adapted = any(checkpoint.adapter is not None for checkpoint in self.inputs)
         lines = (line for one in self.added for line in one.account) if adapted else ()
         pairs = (line.pair for line in lines if line.pair is not None)
         factors = any(pair.change is not None and pair.change.low_rank is not None for pair in pairs)
         slabs = room_to_read(source for task in self.tasks for source in _sources(task.recipe))
         blocks = 2 * 8 * BLOCK * (len(self.added) - 1)  # base and tuned of each further difference
-        return (NBYTES if factors else 0) + slabs + blocks
+        coders = self.layout.encoded + sum(checkpoint.encoded is not None for checkpoint in self.inputs)
+        return (NBYTES if factors else 0) + slabs + blocks + coders * ROOM
 
     @property
     def slots(self) -> Sequence[StoredTensor]:
@@ -179,6 +181,7 @@ class Plan:
             "format": FORMAT,
             "version": __version__,
             "operation": self.operation,
+            **({"encoding": "exact"} if self.layout.encoded else {}),
             "choices": self.choices.record(),
             "scales": [one.scale for one in self.added],
             "inputs": {checkpoint.role: _stamp(checkpoint) for checkpoint in self.inputs},

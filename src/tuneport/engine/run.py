@@ -37,6 +37,7 @@ from tuneport.engine.summands.lineage import lineage_in_words
 from tuneport.engine.transfer_card import render_card
 from tuneport.errors import CheckpointError, DoubtError, NumericsError, listing, named, spoken
 from tuneport.output.digest import LEAF_BYTES
+from tuneport.output.encoded_folder import EncodedFolder
 from tuneport.output.journal import LeafRecord
 from tuneport.output.model_card import card_digest, own_text, with_own
 from tuneport.output.parent_cards import card_facts
@@ -123,7 +124,7 @@ def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -
     record = plan.record()
     pool = budget(running.memory_limit, running.workers, plan.default_limit, plan.more_memory, plan.leaves)
     try:
-        with begin(out, record, plan.layout, running.overwrite) as folder:
+        with begin(out, record, plan.layout, running.overwrite, _kind_of(plan)) as folder:
             begun = time.monotonic()
             plan = replace(plan, inputs=tuple(fetched(checkpoint) for checkpoint in plan.inputs))
             with readers_by_role(plan.inputs) as readers:
@@ -156,6 +157,10 @@ def execute(plan: Plan, out: Path, running: Running, warn: Warn | None = None) -
     again = (*doubted, *(found.losses if seen.losses else ()))
     told = spoken((*plan.warnings, *again)) if warn is not None else ()
     return Output(out, manifest, told=told, said=found.warnings, verdict=verdict)
+
+
+def _kind_of(plan: Plan) -> type[OutputFolder]:
+    return EncodedFolder if plan.layout.encoded else OutputFolder
 
 
 def _with_noticed(words: str, plan: Plan) -> str:

@@ -64,7 +64,10 @@ class DiffOptions(Options):
     base: Place = _base()
     tuned: Place = _tuned()
     out: Place = _out(metavar="DIFF")
-    encoding: Literal["exact"] = option("exact", help="format to store the vector in")
+    encoding: Literal["exact", "float32"] = option(
+        "exact",
+        help="exact: coded without loss, about a tenth of float32 for a fine-tuning in bfloat16; float32: plain tensors",
+    )
     choices: Choices = nested(Choices, "drop", "renames", "vocabulary", "shard_size")
     running: Running = nested(Running)
     warn: Warn | None = _warn()

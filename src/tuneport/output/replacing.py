@@ -34,7 +34,10 @@ MANIFESTS: dict[str, tuple[tuple[str, ...], str]] = {
 _SHARDS = re.compile(r"(model|diff|patch|adapter_model)(-\d{5}-of-\d{5})?\.safetensors")
 TUNING_FILES = ("tune.json", "adapt.json", "log.jsonl", "curve.jsonl", "tune-hashes.txt", "adapter_config.json")
 _WEIGHTS = re.compile(r"(adapter_model|model|diff)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
-_OF_A_RUN = (REPLACES, "tuneport.json", "journal.jsonl", "README.md")
+# Of a diff vector while it is computed: behind a file's name, its chunks where their numbers would lie; and for each chunk its length
+# and 1, 0 until it is written.
+HOLES, LENGTHS = ".chunks", "chunks.lengths"
+_OF_A_RUN = (REPLACES, LENGTHS, "tuneport.json", "journal.jsonl", "README.md")
 # What it has for each tensor: long lists and objects, and an object whose values are nearly all alike.
 _PACKED = (("tensors",), ("inputs", "[]", "tensors"))
 _ALIKE = (("diff",),)
@@ -118,7 +121,7 @@ def strays_in_partial(partial: Path) -> list[str]:
 
 
 def _is_of_an_output(name: str) -> bool:
-    name = name.removesuffix(".new")
+    name = name.removesuffix(".new").removesuffix(HOLES)
     for parent in ("", "base/", "tuned/"):  # those of a diff vector keep its parents' small files
         own = name.removeprefix(parent)
         if is_sidecar(own) or own.upper().startswith(LICENCE_PREFIXES):

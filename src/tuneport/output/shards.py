@@ -17,7 +17,8 @@ from tuneport.checkpoint.header import Entries, render_header, rendered_length
 from tuneport.checkpoint.weights import StoredTensor, TensorTable
 from tuneport.files.lazy_sequences import LazyMapping
 
-_METADATA = {"format": "pt"}
+METADATA = {"format": "pt"}
+_ROOM = 4  # the share of their numbers that chunks are expected to take at most
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Layout:
     """The place of each tensor by its name; the full size of each file; the name of the index, where there are several files.
 
     ``order`` has the places in ``slots`` of the tensors in the order of their bytes, ``tensors`` those in the list that was laid
-    out. Headers and index are made when they are asked for.
+    out. Headers and index are made when they are asked for. ``encoded``: the files hold the tensors as chunks, whose sizes show only in
+    the end; what is said here of sizes and headers is of the numbers.
     """
 
     slots: TensorTable
@@ -34,6 +36,7 @@ class Layout:
     order: Sequence[int]
     tensors: Sequence[int]
     _places: Mapping[str, range]  # which part of ``order`` each file has
+    encoded: bool = False
 
     @property
     def headers(self) -> Mapping[str, bytes]:
@@ -57,8 +60,17 @@ class Layout:
         """Bytes of all files."""
         return sum(self.sizes.values()) + len(self.index or b"")
 
+    @property
+    def needed(self) -> int:
+        """Bytes of disk that a run asks for before it begins; of chunks a share, for a disk that becomes full stops a run that can go on."""
+        return self.nbytes // (_ROOM if self.encoded else 1)
+
+    def in_file(self, file: str) -> Iterator[StoredTensor]:
+        """The tensors of a file, in their order."""
+        return (self.slots.at(self.order[place]) for place in self._places[file])
+
     def _header(self, file: str) -> bytes:
-        return render_header(_entries(self.slots.at(self.order[place]) for place in self._places[file]), _METADATA)
+        return render_header(_entries(self.in_file(file)), METADATA)
 
 
 def _entries(slots: Iterable[StoredTensor]) -> Entries:
@@ -100,7 +112,7 @@ def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...]]], shard_bytes: in
                 dtype, shape = shapes[kind[place]]
                 return StoredTensor(names[place], dtype, shape, file, offset, _nbytes((names[place], dtype, shape)))  # noqa: B023
 
-            position = rendered_length(_entries(map(tensor, shard)), _METADATA)
+            position = rendered_length(_entries(map(tensor, shard)), METADATA)
             for place in shard:
                 found = tensor(place, position)
                 yield found

@@ -11,19 +11,21 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tuneport.checkpoint.open_files import KeptFile
 from tuneport.checkpoint.small_files import JOURNAL
-from tuneport.checkpoint.weights import StoredTensor
-from tuneport.errors import HubError, OutputError, TakenError, TuneportError, named
+from tuneport.checkpoint.weights import StoredTensor, tensors_of_file
+from tuneport.errors import CheckpointError, HubError, OutputError, TakenError, TuneportError, named
 from tuneport.files.holding import held, is_at
-from tuneport.files.opening import check_inside, resolved
+from tuneport.files.opening import check_inside, opened, resolved
 from tuneport.files.printable import listed_names
 from tuneport.files.writing import open_own, told, whole, write_new
 from tuneport.output import journal
 from tuneport.output.journal import Journal, LeafRecord
 from tuneport.output.replacing import (
+    HOLES,
+    LENGTHS,
     check_replaceable,
     finish_replacing,
     is_empty_folder,
@@ -54,21 +56,30 @@ class OutputFolder:
         self._closed = False
         with told(partial):
             self.journal = Journal(partial, plan)
-            _check_space(out, partial, layout.nbytes - _allocated(partial))
+            _check_space(out, partial, layout.needed - _allocated(partial))
             for file, size in layout.sizes.items():
-                self._shards[file] = KeptFile(partial / file, os.O_RDWR | flags("O_NOFOLLOW"))
-                descriptor = open_own(partial / file, os.O_RDWR)
+                place = partial / self.written_to(file)
+                self._shards[file] = KeptFile(place, os.O_RDWR | flags("O_NOFOLLOW"))
+                descriptor = open_own(place, os.O_RDWR)
                 try:
-                    if os.fstat(descriptor).st_size != size:
-                        os.ftruncate(descriptor, size)
-                    _write_all(descriptor, memoryview(layout.headers[file]), 0)
+                    self._begin_shard(descriptor, file, size)
                 finally:
                     os.close(descriptor)
+
+    @staticmethod
+    def written_to(file: str) -> str:
+        """Where a file's tensors are written meanwhile."""
+        return file
+
+    def _begin_shard(self, descriptor: int, file: str, size: int) -> None:
+        if os.fstat(descriptor).st_size != size:
+            os.ftruncate(descriptor, size)
+        write_all(descriptor, memoryview(self.layout.headers[file]), 0)
 
     def write(self, slot: StoredTensor, start: int, content: memoryview) -> None:
         """Write bytes of a tensor, from its byte ``start`` on."""
         with told(self.partial), self._shards[slot.file].used() as descriptor:
-            _write_all(descriptor, content, slot.offset + start)
+            write_all(descriptor, content, slot.offset + start)
 
     def note(self, tensor: str, leaf: int, record: LeafRecord) -> None:
         """Journal a leaf whose bytes are written."""
@@ -78,11 +89,7 @@ class OutputFolder:
     def read_into(self, slot: StoredTensor, start: int, buffer: memoryview) -> None:
         """Read back bytes of a tensor that an earlier run wrote."""
         with told(self.partial), self._shards[slot.file].used() as descriptor:
-            position, rest = slot.offset + start, buffer
-            while rest:
-                count = read_at(descriptor, rest, position)
-                assert count, "the shard has its full size"
-                position, rest = position + count, rest[count:]
+            read_all(descriptor, buffer, slot.offset + start)
 
     def finish(self, files: Mapping[str, bytes | Path], manifest: Iterable[bytes]) -> None:
         """Write the small files and the manifest, then rename DIR.partial to DIR."""
@@ -116,7 +123,9 @@ class OutputFolder:
 
 
 @contextmanager
-def begin(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -> Iterator[OutputFolder]:
+def begin(
+    out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool, kind: type[OutputFolder] = OutputFolder
+) -> Iterator[OutputFolder]:
     """DIR.partial, locked, for a run of ``plan``; a killed run's folder is resumed if its plan is the same. ``plan`` is
     a JSON object; equal plans mean the same run. Raises `AlreadyDone` if DIR is complete with this plan, and
     `OutputError` if DIR is something else (unless ``overwrite``), in use by another run, or started with another plan.
@@ -132,7 +141,7 @@ def begin(out: Path, plan: Mapping[str, Any], layout: Layout, overwrite: bool) -
             if (partial / JOURNAL).exists() and journal.can_be_discarded(partial, plan):
                 _clear(partial)
         try:
-            with closing(OutputFolder(out, partial, plan, layout)) as folder, _refusals_noted(folder):
+            with closing(kind(out, partial, plan, layout)) as folder, _refusals_noted(folder):
                 yield folder
         except BaseException:
             with suppress(OSError):
@@ -191,7 +200,7 @@ def place_refusals(
         if (partial / JOURNAL).exists():
             journal.can_be_discarded(partial, plan)
         written = _allocated(partial) if partial.is_dir() else 0
-        _check_space(out, resolved(out).parent, layout.nbytes - written)
+        _check_space(out, resolved(out).parent, layout.needed - written)
     except AlreadyDone:
         return []
     except OutputError as error:
@@ -266,8 +275,8 @@ def _check_ours(partial: Path) -> None:
 
 def _clear(partial: Path) -> None:
     """Remove what a run writes before its first leaf is finished; the journal last, by which the folder is known as ours."""
-    for shard in partial.glob("*.safetensors"):
-        if not shard.is_dir():
+    for shard in (*partial.glob("*.safetensors"), *partial.glob(f"*.safetensors{HOLES}"), partial / LENGTHS):
+        if shard.exists() and not shard.is_dir():
             shard.unlink()
     for name in (f"{JOURNAL}.new", JOURNAL):
         (partial / name).unlink(missing_ok=True)
@@ -277,7 +286,7 @@ def _check_existing(out: Path, plan: Mapping[str, Any], layout: Layout, overwrit
     made_by = read_plan(out)
     different = [] if made_by is None else journal.differing_fields(made_by, plan)
     if made_by is not None and not different:
-        lost = [file for file, size in layout.sizes.items() if not _has(out / file, size)]
+        lost = [file for file, size in layout.sizes.items() if not _has(out / file, None if layout.encoded else size)]
         if not lost:
             raise AlreadyDone(str(out))
         if not overwrite:
@@ -330,8 +339,24 @@ def _allocated(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder.iterdir() if path.is_file())
 
 
-def _has(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+def _has(path: Path, size: int | None) -> bool:
+    """Whether a file of this size is there; None: of the size that its header says."""
+    if not path.is_file():
+        return False
+    if size is not None:
+        return path.stat().st_size == size
+    try:
+        with opened(path) as file:
+            whole = path.stat().st_size
+            tensors_of_file(path.name, whole, lambda start, count: _read_part(file, start, count), path.name)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _read_part(file: BinaryIO, start: int, count: int) -> bytes:
+    file.seek(start)
+    return file.read(count)
 
 
 def read_plan(out: Path) -> dict[str, Any] | None:
@@ -344,7 +369,16 @@ def read_plan(out: Path) -> dict[str, Any] | None:
     return plan if isinstance(plan, dict) else None
 
 
-def _write_all(descriptor: int, content: memoryview, position: int) -> None:
+def read_all(descriptor: int, buffer: memoryview, position: int) -> None:
+    """Fill a buffer from a file that is long enough."""
+    while buffer:
+        count = read_at(descriptor, buffer, position)
+        assert count, "the file has its full size"
+        position, buffer = position + count, buffer[count:]
+
+
+def write_all(descriptor: int, content: memoryview, position: int) -> None:
+    """Write all bytes from a place of a file on."""
     while content:
         count = os.pwrite(descriptor, content[:WRITE_BYTES], position)
         position, content = position + count, content[count:]

@@ -1,0 +1,1 @@
+"""Differences stored without loss in less room: what is in a chunk, and tensors made of chunks."""
