@@ -18,7 +18,10 @@ DATA = Path(__file__).parents[2] / "src" / "tuneport" / "pairing" / "spellings.j
 
 # What training tools leave in names: torch.compile, DataParallel and DeepSpeed, FSDP, activation checkpointing; and before all
 # names only: peft (weights saved while its wrapper was still around them), TRL's models with a value head.
-WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+WRAPPERS = (
+    *("_orig_mod.", "module.", "_fsdp_wrapped_module.", "_fpw_module.", "_checkpoint_wrapped_module."),
+    "_forward_module.",
+)
 WRAPPERS_IN_FRONT = ("base_model.model.", "pretrained_model.")
 # Text models that have the very tensors of a multimodal kind's own text part, and from which such parts are trained; read from
 # the classes (modular_*.py).

@@ -148,6 +148,10 @@ SPELLINGS: dict[str, tuple[dict[str, Any], Callable[[], Tensors], Callable[[Tens
 }
 
 
+# A target in these is written without its wrappers (tests/end_to_end/test_wrapped_targets.py).
+UNWRAPPED = ("compiled", "data parallel", "fsdp")
+
+
 def as_it_is(tensors: Tensors) -> Tensors:
     return tensors
 
@@ -182,6 +186,10 @@ def test_parents_in_one_spelling_are_carried_onto_a_target_in_the_other(
     parents, onto = (as_it_is, other) if way == "there" else (other, as_it_is)
     flags = models(tmp_path, settings, parents(base), parents(tuned), onto(target))
     ran = cli("transfer", *flags, "--out", tmp_path / "out")
+    if way == "there" and kind in UNWRAPPED:  # names that nobody loads are not written; parents then have the target's
+        assert ran.status == 0 and "saved it with its own names" in ran.err
+        tiny.assert_same(tiny.read_weights(tmp_path / "out"), wanted)
+        return
     assert (ran.status, ran.err) == (0, ""), ran.err
     tiny.assert_same(tiny.read_weights(tmp_path / "out"), onto(wanted))
     assert set(decisions(tmp_path / "out")) == {"names.base", "names.tuned"}

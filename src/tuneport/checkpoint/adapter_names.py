@@ -16,8 +16,10 @@ from tuneport.files.printable import quoted
 PREFIX = "base_model.model."
 Kind = Literal["A", "B", "embedding A", "embedding B", "rows", "whole", "saved", "original", "plain"]
 
-# What torch.compile, FSDP, activation checkpointing and DDP put around modules.
-_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# What torch.compile, FSDP, activation checkpointing, Lightning Fabric and DDP put around modules.
+_WRAPPERS = re.compile(
+    r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_fpw_module|_checkpoint_wrapped_module|_forward_module)\."
+)
 _OUTER_WRAPPER = "module."
 # What peft writes behind a module's name; {name} is where an adapter's own name stands if it was not taken out.
 _NAME = r"(?:\.(?P<name>[^.]+))?"
@@ -36,6 +38,14 @@ _INSIDE: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 )
 # Words of peft's for other kinds of adapter: never in the name of a weight.
 _FOREIGN = re.compile(r"\.(lora_\w+|base_layer|token_adapter|modules_to_save|original_module)(\.|$)")
+
+
+def without_wrappers(names: Iterable[str]) -> list[str]:
+    """The names of tensors without what trainers put around modules: `_fsdp_wrapped_module.` anywhere, `module.` before all."""
+    found = [_WRAPPERS.sub("", name) for name in names]
+    while found and all(name.startswith(_OUTER_WRAPPER) for name in found):
+        found = [_WRAPPERS.sub("", name.removeprefix(_OUTER_WRAPPER)) for name in found]
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,16 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from tuneport.checkpoint.adapter_names import without_wrappers
 from tuneport.checkpoint.checkpoint import Checkpoint
 from tuneport.checkpoint.hub import open_hub
 from tuneport.checkpoint.local_folder import open_folder
 from tuneport.checkpoint.quantised.scaled_tensors import METHOD, scaled_table
 from tuneport.checkpoint.small_files import JOURNAL
+from tuneport.checkpoint.views import renamed
+from tuneport.checkpoint.weights import TensorTable
 from tuneport.errors import CheckpointError
+from tuneport.files.printable import quoted
 
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./+-]+))?")
 
@@ -33,12 +37,12 @@ def open_checkpoint(spec: str | os.PathLike[str], role: str, label: str | None =
             raise CheckpointError(f"{role} {text} is unfinished; run the command that started it again to resume.")
         if (path / "diff.safetensors").exists() or (path / "diff.safetensors.index.json").exists():
             raise CheckpointError(f"{role} {text} is a diff vector; add it to a model with `tuneport apply`.")
-        return through_scales(open_folder(path, role, label=label))
+        return unwrapped(through_scales(open_folder(path, role, label=label)))
     if path.exists():
         raise CheckpointError(f"{role} {text} is a file; pass the folder that contains it and its config.json.")
     found = HUB_ID.fullmatch(text)
     if found and not text.startswith((".", "/", "~")):
-        return through_scales(open_hub(found["repo"], found["revision"], role))
+        return unwrapped(through_scales(open_hub(found["repo"], found["revision"], role)))
     raise CheckpointError(
         f"{role} {text}: no such folder, and not a valid Hub id either (org/name or org/name@revision)."
     )
@@ -50,7 +54,7 @@ def fetched(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     from tuneport.checkpoint.hub import fetch
 
-    return through_scales(fetch(checkpoint))
+    return unwrapped(through_scales(fetch(checkpoint)))
 
 
 def through_scales(checkpoint: Checkpoint) -> Checkpoint:
@@ -67,3 +71,20 @@ def through_scales(checkpoint: Checkpoint) -> Checkpoint:
     plain = {name: value for name, value in checkpoint.config.items() if name != METHOD}
     made = {**checkpoint.made, "config.json": (json.dumps(plain, indent=2) + "\n").encode()}
     return replace(checkpoint, tensors=found, scaled=found, made=made)
+
+
+def unwrapped(checkpoint: Checkpoint) -> Checkpoint:
+    """A target without what a trainer wrapped its modules in: its names are the output's, and no loader knows such names."""
+    if checkpoint.role != "target" or checkpoint.adapter is not None:
+        return checkpoint
+    tensors = checkpoint.tensors
+    names = without_wrappers(tensors)
+    if len(set(names)) < len(names) or all(one == other for one, other in zip(tensors, names, strict=True)):
+        return checkpoint
+    table = TensorTable(renamed(tensor, name) for tensor, name in zip(tensors.values(), names, strict=True))
+    first, without = next((one, other) for one, other in zip(tensors, names, strict=True) if one != other)
+    told = (
+        f"{checkpoint.role} {checkpoint.label}: a training library saved it with its own names ({quoted(first)}), which "
+        f"transformers does not load. The output has {quoted(without)} instead."
+    )
+    return replace(checkpoint, tensors=table, warnings=(*checkpoint.warnings, told))
