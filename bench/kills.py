@@ -4,7 +4,8 @@
 
 After each kill nothing under the output's name may be there but a whole output, the inputs must be untouched, and the same
 command must end with the output of a run that nobody killed. The moments are counted calls (tests/support/fault_driver.py), so they are
-the same on any machine. In comes the demo's family, out comes a JSON file of figures; the exit status is 1 if anything was wrong.
+the same on any machine. In comes the demo's family (for `adapt` and distillation a smaller one of the tests), out comes a JSON file
+of figures; the exit status is 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from typing import Any
 from blake3 import blake3
 
 ROOT = Path(__file__).resolve().parent.parent
-DRIVER = ROOT / "tests" / "fault_driver.py"
+TESTS = ROOT / "tests"
+DRIVER = TESTS / "support" / "fault_driver.py"
 DEMO = ROOT / "demo-out"
 MODELS = DEMO / "models"
 KILLED = -signal.SIGKILL
@@ -40,7 +42,11 @@ PASSING = (
     "finished",
     "date",
     "tokens_per_second",
+    "mtime_ns",  # of what `adapt` itself made before it took a diff vector of it
+    "ctime_ns",
 )
+# Files whose digests pass with such values.
+PASSING_FILES = (".md", "log.jsonl", "adapt.json", "diff/tuneport.json")
 FINE_TUNING = ("--steps", "8", "--batch-size", "8", "--learning-rate", "1e-3", "--save-every", "2")
 
 
@@ -78,6 +84,15 @@ def commands(made: Path) -> Iterator[Command]:
     asked = ["--tasks", f"{DEMO}/questions.jsonl", "--limit", "12", "--max-new-tokens", "24", "--device", "cpu"]
     scored = ["evaluate", f"{MODELS}/v1-tuned", f"{MODELS}/v2", *asked]
     yield Command("evaluate", lambda out: [*scored, "--out", f"{out}"], beside=("out.examples.jsonl",))
+    tiny, prompts = made / "family", ["--max-new-tokens", "4", "--device", "cpu"]
+    trio = ["--base", f"{tiny}/base", "--tuned", f"{tiny}/tuned", "--onto", f"{tiny}/target"]
+    climbing = ["--steps", "6", "--batch-size", "8", "--learning-rate", "5e-3", "--keep-harmed", "--keep-diff"]
+    parts = [f"--{part}={made}/{part}.jsonl" for part in ("prompts", "select", "test")]
+    yield Command("adapt", lambda out: ["adapt", *trio, *parts, *prompts, *climbing, "--out", f"{out}"])
+    learning = ["--data", f"{made}/prompts.jsonl", "--teacher", f"{tiny}/tuned", "--max-completion-length", "4"]
+    distil = ["tune", f"{tiny}/target", "--recipe", "distil", *learning, *FINE_TUNING]
+    distil += ["--chat-template", f"{tiny}/tuned/chat_template.jinja"]
+    yield Command("tune --recipe distil", lambda out: [*distil, "--out", f"{out}"])
 
 
 def main() -> int:
@@ -92,6 +107,7 @@ def main() -> int:
     made = place / "made"
     if not made.exists():
         made.mkdir()
+        make_family(made)
         by_name = {command.name: command for command in commands(made)}
         for name, folder in (("tune --lora", "adapter"), ("diff", "vector")):
             whole_run(by_name[name].argv(made / folder))
@@ -107,6 +123,16 @@ def main() -> int:
     figures = {"commands": told, "kills": sum(one["kills"] for one in told.values()), "wrong": wrong}
     (place / "kills.json").write_text(json.dumps(figures, indent=1) + "\n")
     return 1 if wrong else 0
+
+
+def make_family(made: Path) -> None:
+    """The tests' family of tiny Llamas, and prompts for it."""
+    sys.path.insert(0, str(TESTS))
+    from support import adapted_models
+
+    family = adapted_models.make(made / "family")
+    for part, start, stop in (("prompts", 0, 24), ("select", 100, 116), ("test", 200, 216)):
+        family.file(made / f"{part}.jsonl", start, stop)
 
 
 def killed(command: Command, place: Path, kills: int) -> tuple[dict[str, int], list[str]]:
@@ -196,7 +222,7 @@ def result(out: Path, gone_is: dict[str, Any] | None = None) -> dict[str, Any]:
 def lasting(value: Any) -> Any:
     """JSON without what passes; digests of files that hold such values pass with them."""
     if isinstance(value, dict):
-        passing = {name for name in value if name in PASSING or name.endswith((".md", "log.jsonl"))}
+        passing = {name for name in value if name in PASSING or name.endswith(PASSING_FILES)}
         return {name: lasting(item) for name, item in value.items() if name not in passing}
     return [lasting(item) for item in value] if isinstance(value, list) else value
 
