@@ -379,6 +379,8 @@ def verify(
     diffs: str | PathLike[str] | Sequence[str | PathLike[str]] = ...,
     full: bool = ...,
     seed: int = ...,
+    sign: str | PathLike[str] | None = ...,
+    signers: str | PathLike[str] | None = ...,
     max_memory: str | None = ...,
     workers: int | None = ...,
 ) -> Proof: ...

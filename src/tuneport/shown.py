@@ -57,6 +57,8 @@ class Found(Shown, Mapping[str, Any]):
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple):

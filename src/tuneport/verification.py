@@ -51,6 +51,7 @@ from tuneport.files.printable import printable_line, quoted
 from tuneport.output.digest import leaf_count
 from tuneport.output.finished_folder import compare_entries
 from tuneport.output.model_card import card_digest
+from tuneport.output.signature import SIGNATURE, Signature, check_signature, sign
 from tuneport.output.write import MANIFEST
 from tuneport.pairing.name_rules import Rename, ScaleRule
 from tuneport.pairing.row_rules import RowRule
@@ -68,6 +69,7 @@ class Proof(Shown):
     """What was proved: ``integrity only``, ``sample`` or ``full``; how many tensors and leaves were looked at.
 
     ``of_that_run`` are the manifest's fields that a full proof takes as they stand: what only the run itself could know.
+    ``signature``: who signed the folder, if anybody did.
     """
 
     kind: str
@@ -75,6 +77,7 @@ class Proof(Shown):
     leaves: int
     recomputed: int
     of_that_run: tuple[str, ...] = ()
+    signature: Signature | None = None
 
     def heading(self) -> str:
         """One line."""
@@ -82,6 +85,9 @@ class Proof(Shown):
 
     def __str__(self) -> str:
         """One line for a person."""
+        return self._proved() + ("" if self.signature is None else f" {self.signature}")
+
+    def _proved(self) -> str:
         whole = f"{self.tensors} tensors ({self.leaves} leaves of 4 MiB) match the manifest"
         if self.kind == "integrity only":
             return f"integrity only: {whole}. Give base, tuned and target to also check where they come from."
@@ -96,11 +102,22 @@ class Proof(Shown):
 def verify(given: VerifyOptions) -> Proof:
     """Check a folder against its manifest and, with parents, against what they give.
 
-    An output of `apply` takes ``diffs`` and ``onto``, or the three models if it was one diff vector. Raises
-    `VerificationError` with every difference.
+    An output of `apply` takes ``diffs`` and ``onto``, or the three models if it was one diff vector. A signature is checked where
+    there is one; ``sign`` makes one, once everything else is proved. Raises `VerificationError` with every difference.
 
         tuneport.verify("v2-tuned", "v1", "v1-tuned", "v2", full=True)
     """
+    out = Path(os.path.expanduser(given.out))
+    signature = None if given.sign is not None else check_signature(out, given.signers)
+    proof = _prove(given)
+    if given.sign is not None:
+        sign(out, given.sign)
+        signature = check_signature(out, given.signers)
+    return replace(proof, signature=signature)
+
+
+def _prove(given: VerifyOptions) -> Proof:
+    """Everything but the signature."""
     out, running, full = Path(os.path.expanduser(given.out)), given.running, given.full
     manifest = read_manifest(out)
     operation = str(manifest.get("operation"))
@@ -330,7 +347,7 @@ def _compare_digests(
 
 def _compare_files(manifest: Mapping[str, Any], out: Path, shards: set[str]) -> list[str]:
     recorded = manifest.get("files", {})
-    faults = compare_entries(recorded, {*shards, MANIFEST}, out)
+    faults = compare_entries(recorded, {*shards, MANIFEST, SIGNATURE}, out)
     if recorded.get(CARD) != _digest_of_card(manifest):
         faults.append(f"{CARD} is not the card of this manifest")
     return faults

@@ -310,6 +310,14 @@ class VerifyOptions(Options):
     diffs: tuple[Place, ...] = option((), metavar="DIFF", repeatable=True, help="diff vector that was applied")
     full: bool = option(False, help="recompute everything instead of a sample")
     seed: int = option(0, bounds=Bounds(least=0), help="random seed (which sample to recompute)")
+    sign: Place | None = option(
+        None, metavar="KEY", help="sign the folder with this SSH key (by ssh-keygen), once everything else is proved"
+    )
+    signers: Place | None = option(
+        None,
+        metavar="FILE",
+        help="file of allowed signers, as ssh and git have it: one of them must have signed the folder",
+    )
     running: Running = nested(Running, "max_memory", "workers")
 
 

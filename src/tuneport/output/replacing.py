@@ -21,6 +21,7 @@ from tuneport.files.long_json import read_long_json
 from tuneport.files.opening import MOST_RECORD_BYTES, opened, read_bytes
 from tuneport.files.printable import listed_names
 from tuneport.files.writing import write_new
+from tuneport.output.signature import SIGNATURE, SIGNED
 
 REPLACES = ".replaces"
 CARD = "README.md"
@@ -108,7 +109,7 @@ def _strays(out: Path) -> list[str]:
         found = _object(out / name)
         if _begins(found, path, start):
             files = found.get("files")
-            listed |= {name, *(files if isinstance(files, dict) else ())}
+            listed |= {name, *(files if isinstance(files, dict) else ()), *([SIGNATURE] if name == SIGNED else ())}
             listed |= set(filter(_is_of_a_tuning, _below(out, ""))) if name == TUNING else set()
     return sorted(
         name for name in _below(out, "") if name not in listed and name != REPLACES and not _SHARDS.fullmatch(name)

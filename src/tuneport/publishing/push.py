@@ -42,13 +42,15 @@ def publish(given: PublishOptions) -> Published:
 
 def _whole(folder: Path, running: Running) -> tuple[list[str], str, str]:
     """Names of the files to push, and what the commit says, of a folder that was checked to be finished and undamaged."""
+    from tuneport.output.signature import SIGNATURE
     from tuneport.output.write import MANIFEST
 
     if (folder / MANIFEST).is_file():
         from tuneport.engine.manifest import read_manifest
         from tuneport.verification import verify
 
-        names = _files(folder)
+        # The published manifest names its repository, so a signature of this one would not fit it.
+        names = [name for name in _files(folder) if name != SIGNATURE]
         verify(
             folder, max_memory=running.max_memory, workers=running.workers
         )  # no stray files, and every byte as the manifest says
