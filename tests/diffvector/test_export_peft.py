@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -21,8 +22,10 @@ from support import tiny_adapters as adapters
 from support import tiny_checkpoints as tiny
 from support.command_results import Cli
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
     Gemma3Config,
     GPT2Config,
     LlamaConfig,
@@ -298,6 +301,39 @@ def test_a_short_name_is_a_target_only_where_it_means_modules_with_factors_alone
     held = ["layers.0.q", "layers.1.q", "merger.mlp.0", "merger.mlp.2", "other.v"]
     others = ["layers", "layers.0", "layers.1", "merger", "merger.mlp", "vision.v", "layers.0.mlp.1"]
     assert target_modules(held, others) == ["merger.mlp.0", "merger.mlp.2", "other.v", "q"]
+
+
+SIZED = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+OTHERS: dict[str, dict[str, Any]] = {
+    "gpt_neox": {**SIZED, "max_position_embeddings": 64},
+    "opt": {**SIZED, "ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 64},
+    "mamba": {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 1, "state_size": 8},
+    "bloom": {"vocab_size": 60, "hidden_size": 32, "n_layer": 1, "n_head": 2},
+    "t5": {"vocab_size": 60, "d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 1, "num_heads": 2, "pad_token_id": 0},
+}  # fmt: skip  (one kind a line)
+LEFT = {
+    "t5": {"shared.weight"},
+    "opt": {"model.decoder.embed_positions.weight"},
+    "mamba": {"backbone.layers.0.mixer.out_proj.weight"},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_peft_loads_it_for_other_kinds_of_models(tmp_path: Path, kind: str) -> None:
+    more = {"decoder_start_token_id": 0} if kind == "t5" else {}
+    made_of = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM
+    paths = saved(AutoConfig.for_model(kind, **OTHERS[kind], **more), tmp_path, SIZES, made_of)
+    found = exported(tmp_path, paths, rank=1000)
+    left = {each["name"] for each in found.manifest["exported"]["left_out"]}
+    assert left >= LEFT.get(kind, set())
+    tuneport.apply(tmp_path / "diff", paths["target"], tmp_path / "out", rules={f"^{re.escape(n)}$": 0 for n in left})
+    given = {"input_ids": IDS, **({"decoder_input_ids": IDS} if kind == "t5" else {})}
+    with torch.no_grad():
+        wanted = made_of.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()(**given).logits
+        answer = loaded(paths["target"], tmp_path / "lora", kind=made_of).eval()(**given).logits
+    assert (
+        answer - wanted
+    ).abs().max() < 1e-4 * wanted.abs().max()  # a state space model's exponentials enlarge rounding
 
 
 def test_scale_and_rules_are_those_of_apply(tmp_path: Path) -> None:

@@ -20,14 +20,22 @@ from tuneport.pairing.vocabulary_names import EMBEDDING, is_head_weight
 ModuleKind = Literal["linear", "embedding", "conv1d"]
 # Published checkpoints of these kinds lack the prefix that the class with a head has.
 _PREFIXES = {"gpt2": "transformer.", "bloom": "transformer."}
-_EMBEDDINGS = re.compile(r"(embed|^wte$|^wpe$|^shared$)")
+_EMBEDDINGS = re.compile(r"(embed|^wte$|^wpe$|^relative_attention_bias$)")
 _NOT_EMBEDDINGS = re.compile(r"(embed_out|embed_proj|embedding_proj|embed.*norm|norm.*embed)")
 _ROUTERS = re.compile(r"(^|\.)(gate|router|router\.classifier|shared_expert_gate)\.weight$")
 _EXPERTS = re.compile(r"(^|\.)experts?\.|\.experts(_|$)|block_sparse_moe\.experts")
+# Embeddings of positions with a class of their own, which takes other arguments than peft's.
+_POSITIONS = re.compile(r"(^|\.)embed_positions\.weight$")
+# What peft refuses in these kinds: their fast kernels read the weights and pass the modules by.
+_PAST_MODULES = re.compile(r"(^|\.)(out_proj|conv1d)\.weight$")
+_WITH_KERNELS = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
 ONE_DIMENSION = "LoRA holds matrices only"
 NO_MODULE = "not the weight of a module that LoRA adapts"
 EXPERTS = "experts of a mixture: adapters name them differently from version to version of transformers and peft"
 ROUTER = "a router of experts: newer versions of transformers have no linear module for it"
+SHARED = "one embedding of encoder and decoder: an adapter at one of its modules does not reach the others"
+POSITIONS = "embeddings of positions whose module peft cannot wrap"
+KERNELS = "peft refuses this module in models of this kind, whose kernels read its weight directly"
 DIMENSIONS = "LoRA on tensors of more than two dimensions is not written"
 
 
@@ -67,6 +75,12 @@ def module_of(own: str, name: str, shape: tuple[int, ...], target: Checkpoint) -
     if not name.endswith(".weight"):
         return NO_MODULE
     module = name.removesuffix(".weight")
+    if _POSITIONS.search(name):
+        return POSITIONS
+    if module.rpartition(".")[2] == "shared":
+        return SHARED
+    if target.config.get("model_type") in _WITH_KERNELS and _PAST_MODULES.search(name):
+        return KERNELS
     if _has_experts(target.config) and _ROUTERS.search(name):
         return ROUTER
     ties = ties_of(target)
