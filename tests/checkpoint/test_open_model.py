@@ -62,6 +62,20 @@ def test_an_unfinished_output_is_no_checkpoint(tmp_path: Path) -> None:
         open_checkpoint(place, "base")
 
 
+@pytest.mark.parametrize("left", ["plan.json", "tune.json", "adapt.json", "rungs"])
+def test_what_tune_and_adapt_have_not_finished_is_no_checkpoint_even_with_weights_in_it(
+    left: str, tmp_path: Path
+) -> None:
+    folder = tiny.write_model(tmp_path / "out.partial", tiny.llama(1))
+    assert open_checkpoint(folder, "base").tensors, "the name alone proves nothing"
+    (folder / left).mkdir()
+    for place in (folder, Path(f"{folder}/../out.partial")):
+        with pytest.raises(CheckpointError, match="unfinished"):
+            open_checkpoint(place, "base")
+    folder.rename(tmp_path / "out")
+    assert open_checkpoint(tmp_path / "out", "base").tensors
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "[]", "nonsense", '{"vocab_size": ' + "9" * 6000 + "}", "[" * 100_000, '{"a":' * 100_000],

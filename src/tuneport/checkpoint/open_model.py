@@ -17,8 +17,10 @@ from tuneport.checkpoint.small_files import JOURNAL
 from tuneport.checkpoint.views import renamed
 from tuneport.checkpoint.weights import TensorTable
 from tuneport.errors import CheckpointError
+from tuneport.files.opening import resolved
 from tuneport.files.printable import quoted
 
+_OF_RUNS = ("plan.json", "tune.json", "adapt.json", "rungs")  # what `tune` and `adapt` leave in DIR.partial
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./+-]+))?")
 
 
@@ -33,7 +35,7 @@ def open_checkpoint(spec: str | os.PathLike[str], role: str, label: str | None =
         raise CheckpointError(f"{role}: the name of the folder or Hub id is empty.")
     path = Path(os.path.expanduser(text))
     if path.is_dir():
-        if (path / JOURNAL).exists():
+        if _is_unfinished(path):
             raise CheckpointError(f"{role} {text} is unfinished; run the command that started it again to resume.")
         if (path / "diff.safetensors").exists() or (path / "diff.safetensors.index.json").exists():
             raise CheckpointError(f"{role} {text} is a diff vector; add it to a model with `tuneport apply`.")
@@ -46,6 +48,12 @@ def open_checkpoint(spec: str | os.PathLike[str], role: str, label: str | None =
     raise CheckpointError(
         f"{role} {text}: no such folder, and not a valid Hub id either (org/name or org/name@revision)."
     )
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether a run of tuneport is still to go on in it: of `tune` and `adapt` its weights may be there already."""
+    ours = (JOURNAL, *(_OF_RUNS if resolved(folder).name.endswith(".partial") else ()))
+    return any((folder / name).exists() for name in ours)
 
 
 def fetched(checkpoint: Checkpoint) -> Checkpoint:
