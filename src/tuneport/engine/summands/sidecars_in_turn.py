@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +25,8 @@ def merge_in_turn(
     """The merge of each in turn, with all that was found; the next one meets what the one before made of the target's files."""
     folder, merges = target.sidecars, list[Sidecars]()
     owners = ["target"]  # whose template the target of this merge has
-    with tempfile.TemporaryDirectory() as scratch:
+    # One summand needs no folder, and asking for one writes to the disk before anything is known to fit.
+    with tempfile.TemporaryDirectory() if len(summands) > 1 else contextlib.nullcontext() as scratch:
         for number, each in enumerate(summands):
             folders = Three(*each.sidecars, folder)
             merges.append(
@@ -34,9 +36,9 @@ def merge_in_turn(
             )
             sides = merges[-1].noted["behaviour"]["template"]
             owners = list(dict.fromkeys(own for side in sides for own in (owners if side == "target" else [side])))
-            if each is not summands[-1]:
+            if scratch is not None and each is not summands[-1]:
                 folder = _written(merges[-1], Path(scratch) / str(number), folder)
-        files = {name: _kept(content, Path(scratch)) for name, content in merges[-1].files.items()}
+        files = {name: _kept(content, scratch) for name, content in merges[-1].files.items()}
     return replace(
         merges[-1],
         files=files,
@@ -66,6 +68,7 @@ def _written(merged: Sidecars, place: Path, like: SidecarFolder) -> SidecarFolde
     return SidecarFolder("target", like.label, place)
 
 
-def _kept(content: bytes | Path, scratch: Path) -> bytes | Path:
+def _kept(content: bytes | Path, scratch: str | None) -> bytes | Path:
     """A path into the scratch folder would vanish with it."""
-    return contents(content) if isinstance(content, Path) and scratch in content.parents else content
+    within = scratch is not None and isinstance(content, Path) and Path(scratch) in content.parents
+    return contents(content) if within else content
