@@ -3,7 +3,7 @@
 A float32 difference of two bfloat16 numbers is a small whole number times a power of two. So a number d is written as
 k · 2**e with k odd: k is small (the difference in steps of the finer of two spacings), e is that of the last bit. Zeros, which are
 most in a light fine-tuning, have one symbol and no e. Symbols and exponents are byte planes of their own, coded by openzl (FSE or
-Huffman, whichever fits the plane). What is no such number (−0.0, infinities, NaN, an exponent far from all others) is kept as it is.
+Huffman, whichever fits the plane). Others (−0.0, infinities, NaN, an exponent far from all others) are kept as they are.
 
 docs/formats.md describes the bytes.
 """
@@ -199,7 +199,7 @@ def _pack(plane: Plane) -> bytes:
     context.ref_compressor(_compressor())
     context.set_parameter(openzl.CParam.FormatVersion, _FORMAT_VERSION)
     for checksum in (openzl.CParam.ContentChecksum, openzl.CParam.CompressedChecksum):
-        context.set_parameter(checksum, 2)  # 2: none; a digest of the whole chunk stands beside it
+        context.set_parameter(checksum, 2)  # 2: none; the table has a digest of the whole chunk
     return bytes(context.compress([openzl.Input(openzl.Type.Serial, plane)]))
 
 

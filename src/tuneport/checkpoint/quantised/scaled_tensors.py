@@ -97,7 +97,7 @@ class ScaledTable(Mapping[str, StoredTensor]):
     def __init__(
         self, stored: Mapping[str, StoredTensor], four_bit: Mapping[str, str], hidden: frozenset[str], block: Any
     ) -> None:
-        """``four_bit``: the names of codes by the tensor's name; ``hidden``: what is no tensor of its own; ``block`` as in the
+        """``four_bit``: the names of codes by the tensor's name; ``hidden``: scales, which have no entry; ``block`` as in the
         config.
         """
         self.stored, self._four_bit, self._hidden, self._block = stored, four_bit, hidden, block
