@@ -29,6 +29,7 @@ MODELS = {
     "me/my-tuned-v1": "org/base-v1",
     "org/base-v2": "org/base-v1",
     "org/release-1": "org/base-v1",
+    "org/release-1-chat": "org/release-1",
     "org/release-2": "org/release-1",
     "org/release-3": "org/release-2",
     "us/our-language-1": "org/release-1",
@@ -70,6 +71,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 for key, tensor in load_file(file).items()
             }
             save_file(moved, file, {"format": "pt"})
+    template = "{% for message in messages %}{{ message['content'] }}{{ eos_token }}{% endfor %}"
+    (place / "org/release-1-chat" / "chat_template.jinja").write_text(template)
     write_rows(place / "mine.jsonl", sums(16))
     shutil.copy(place / "mine.jsonl", place / "post-training.jsonl")
     asked = [{"prompt": f"{n} + 9 =", "answer": f" {n + 9}"} for n in range(4)]

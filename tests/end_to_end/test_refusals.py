@@ -187,11 +187,6 @@ def _float8(weights: Weights) -> Weights:
     return {name: t.to(torch.float8_e4m3fn) if "proj" in name else t for name, t in weights.items()}
 
 
-def _float8_with_scales(weights: Weights) -> Weights:
-    scales = {f"{name}_scale_inv": torch.ones(1, 1) for name in weights if "proj" in name}
-    return _float8(weights) | scales
-
-
 BITSANDBYTES = BitsAndBytesConfig(load_in_4bit=True).to_dict()
 QUANTISED: dict[str, tuple[Callable[[Weights], Weights], dict[str, Any]]] = {
     "gptq": (_gptq, {"quant_method": "gptq", "bits": 4, "group_size": 128}),
@@ -202,7 +197,7 @@ QUANTISED: dict[str, tuple[Callable[[Weights], Weights], dict[str, Any]]] = {
     "bitsandbytes 8 bit": (_int8, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
     "int8 without a word in the config": (_int8, {}),
     "float8": (_float8, {}),
-    "float8 with scales": (_float8_with_scales, {"quant_method": "fp8", "weight_block_size": [128, 128]}),
+    "float8 whose scales are missing": (_float8, {"quant_method": "fp8", "weight_block_size": [128, 128]}),
 }
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneport.errors import Fault, UsageError, VerificationError, named
-from tuneport.files.opening import read_bytes
+from tuneport.files.opening import opened, read_bytes
 from tuneport.files.printable import printable_line
 from tuneport.files.writing import write_new
 
@@ -55,7 +55,7 @@ def sign(out: Path, key: str | os.PathLike[str]) -> None:
     place = Path(os.path.expanduser(key))
     if not place.is_file():
         raise UsageError(Fault("sign", str(key), "is not a file", "Give an SSH key, for example ~/.ssh/id_ed25519"))
-    with (out / SIGNED).open("rb") as manifest:
+    with opened(out / SIGNED, out) as manifest:
         done = _ssh_keygen(["sign", "-f", str(place.resolve()), "-n", NAMESPACE], manifest.fileno())
     if done.returncode:
         told = printable_line(done.stderr.decode(errors="replace").strip())
@@ -98,7 +98,7 @@ def check_signature(out: Path, signers: str | os.PathLike[str] | None) -> Signat
 
 
 def _must_fit(out: Path, arguments: Sequence[str]) -> None:
-    with (out / SIGNED).open("rb") as manifest:
+    with opened(out / SIGNED, out) as manifest:
         done = _ssh_keygen(arguments, manifest.fileno())
     if done.returncode:
         raise VerificationError(

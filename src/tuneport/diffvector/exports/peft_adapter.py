@@ -30,6 +30,7 @@ from tuneport.engine import kernel
 from tuneport.engine.pieces import Readers
 from tuneport.engine.plan import Plan
 from tuneport.errors import NumericsError, OutputError, named
+from tuneport.files.opening import opened
 from tuneport.files.printable import listed_names
 from tuneport.files.writing import whole
 from tuneport.output.shards import Layout, lay_out
@@ -244,7 +245,8 @@ class AdapterWork:
 
     def _load(self, number: int, name: str) -> np.ndarray[Any, Any]:
         try:
-            found: np.ndarray[Any, Any] = np.load(self._file(number, name), allow_pickle=False)
+            with opened(self._file(number, name), self.folder) as file:
+                found: np.ndarray[Any, Any] = np.lib.format.read_array(file, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise damaged(self._file(number, name), error) from None
         return found

@@ -28,6 +28,7 @@ from tuneport.engine.budget import Budget
 from tuneport.engine.pieces import Readers, Sum
 from tuneport.engine.plan import OutputTask, Plan
 from tuneport.engine.run import leaf_pieces
+from tuneport.files.opening import opened, read_bytes
 from tuneport.files.writing import create, write_whole
 from tuneport.output.digest import leaf_count, root_of
 from tuneport.output.shards import Layout, lay_out
@@ -111,7 +112,7 @@ class PatchWork:
         layout = lay_out((entry for each in found if each.changed for entry in each.entries), shard_bytes, STEM)
 
         def content(slot: StoredTensor) -> Iterator[bytes]:
-            with open(self._file(*numbers[slot.name]), "rb") as file:
+            with opened(self._file(*numbers[slot.name]), self.folder) as file:
                 while piece := file.read(_MOST_PIECE):
                     yield piece
 
@@ -154,7 +155,7 @@ class PatchWork:
     def _told(self, number: int) -> PatchedTensor:
         slot = self.tasks[number].slot
         try:
-            told = json.loads(self._file(number, "json").read_bytes())
+            told = json.loads(read_bytes(self._file(number, "json"), self.folder))
             digests = told["target"], told["output"]
             return PatchedTensor(slot.name, slot.shape, slot.dtype, told["changed"], *digests, told["nonfinite"])
         except (ValueError, KeyError, TypeError) as error:

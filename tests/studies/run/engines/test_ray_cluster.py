@@ -57,6 +57,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the nodes and this process make their temporary folders, and no other test does."""
     folder = tmp_path_factory.mktemp("scratch")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # the names of its sockets must be short
         patch.setenv("TMPDIR", str(folder))
         patch.setattr(tempfile, "tempdir", str(folder))
         yield folder
@@ -120,7 +121,7 @@ def test_results_behind_a_url_are_the_same_and_nothing_is_left_on_the_nodes(
 
 
 def test_without_an_address_a_cluster_is_started_for_the_run_and_is_gone_afterwards(
-    models: Path, alone: dict[str, Any], tmp_path: Path
+    models: Path, alone: dict[str, Any], scratch: Path, tmp_path: Path
 ) -> None:
     import ray
 
