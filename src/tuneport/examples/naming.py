@@ -141,7 +141,7 @@ def _named(text: str, option: str) -> NamedData:
     columns, having = _choices(choice, text, option)
     if _is_file(name):
         return NamedData(text, path=_path(name), columns=columns, having=having)
-    if _path(name).is_dir():
+    if os.path.isdir(_path(name)):  # noqa: PTH112  (of a name that is too long for a file, Path raises)
         raise DataError(f"{name} is a folder. Name each file in it separately.")
     found = _HUB.fullmatch(name)
     if found is None or ending(name) in ENDINGS:
