@@ -61,6 +61,8 @@ def attempt(climb: Climb) -> Attempt | Declined:
             return Declined("For models with an encoder this rung is not built; scale is.")
         moving.to(scales.scaled(np.full(len(scales.groups), start)), readers)
         pairs = answered(moving.model, *climb.fitted_answers())
+        if len(pairs) <= _CHECKED:
+            return Declined(f"Only {len(pairs)} prompts have an answer that fits into the model; it needs more.")
         checked = pairs[::_CHECKED]
         looks = _fitted(
             climb, moving, scales, readers, [p for i, p in enumerate(pairs) if i % _CHECKED], checked, start
@@ -124,21 +126,21 @@ def _fitted(
     first, second = np.zeros_like(alphas), np.zeros_like(alphas)
     looks = [_Look(0, alphas.copy(), nats_per_token(moving.model, checked))]
     ordered = batches(pairs)
-    for step in range(1, STEPS + 1):
-        climb.progress.note = f"layers: step {step} of {STEPS}"
-        batch = ordered[step % len(ordered)]
-        with scales.slopes(moving.model.model, readers) as slopes:
-            loss_of(moving.model.model, moving.model.device, batch).backward()
-        first += (1 - _MOMENTS[0]) * (slopes - first)
-        second += (1 - _MOMENTS[1]) * (slopes**2 - second)
-        moved = first / (1 - _MOMENTS[0] ** step) / (np.sqrt(second / (1 - _MOMENTS[1] ** step)) + _TINY)
-        alphas = np.clip(alphas - RATE * moved, *_BOUNDS)
-        moving.to(scales.scaled(alphas), readers)
-        if step % _LOOK == 0:
-            looks.append(_Look(step, alphas.copy(), nats_per_token(moving.model, checked)))
-            best = min(range(len(looks)), key=lambda place: looks[place].loss)
-            if len(looks) - 1 - best >= _PATIENCE:
-                break
+    with scales.slopes(moving.model.model, readers) as slopes:
+        for step in range(1, STEPS + 1):
+            climb.progress.note = f"layers: step {step} of {STEPS}"
+            slopes[:] = 0
+            loss_of(moving.model.model, moving.model.device, ordered[step % len(ordered)]).backward()
+            first += (1 - _MOMENTS[0]) * (slopes - first)
+            second += (1 - _MOMENTS[1]) * (slopes**2 - second)
+            moved = first / (1 - _MOMENTS[0] ** step) / (np.sqrt(second / (1 - _MOMENTS[1] ** step)) + _TINY)
+            alphas = np.clip(alphas - RATE * moved, *_BOUNDS)
+            moving.to(scales.scaled(alphas), readers)
+            if step % _LOOK == 0:
+                looks.append(_Look(step, alphas.copy(), nats_per_token(moving.model, checked)))
+                best = min(range(len(looks)), key=lambda place: looks[place].loss)
+                if len(looks) - 1 - best >= _PATIENCE:
+                    break
     return looks
 
 
