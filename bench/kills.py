@@ -4,7 +4,7 @@
 
 After each kill nothing under the output's name may be there but a whole output, the inputs must be untouched, and the same
 command must end with the output of a run that nobody killed. The moments are counted calls (tests/support/fault_driver.py), so they are
-the same on any machine. In comes the demo's family (for `adapt` and distillation a smaller one of the tests), out comes a JSON file
+the same on any machine. It takes the demo's family (for `adapt` and distillation a smaller one of the tests), and writes a JSON file
 of figures; the exit status is 1 if anything was wrong.
 """
 

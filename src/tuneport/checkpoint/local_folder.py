@@ -96,7 +96,7 @@ def _with_weights(path: Path, role: str, label: str, weights: Weights) -> Checkp
     check_headers_together(sum(_stated_header_bytes(path / name) for name in weights.files), where)
     files, per_file = {}, {}
     for name in weights.files:
-        files[name], per_file[name] = _read_file_header(path / name, f"{where}: {name}")
+        files[name], per_file[name] = read_file_header(path / name, f"{where}: {name}")
     tensors = join_files(weights.index, per_file, where)
     check_gathered(tensors, weights.pickled, where)
     return Checkpoint(role, label, None, path, files, tensors)
@@ -133,8 +133,8 @@ def _stated_header_bytes(path: Path) -> int:
     return length if length <= MAX_HEADER_BYTES else 0
 
 
-def _read_file_header(path: Path, where: str) -> tuple[WeightFile, TensorTable]:
-    """What is in a file."""
+def read_file_header(path: Path, where: str) -> tuple[WeightFile, TensorTable]:
+    """What a safetensors file holds. Raises `CheckpointError` where it is not whole."""
     with opened(path) as file:  # weights may be links to another disk: they are never copied as they stand
         status = os.fstat(file.fileno())
 

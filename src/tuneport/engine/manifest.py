@@ -195,15 +195,7 @@ def make_manifest(
         },
         "plan": dict(record),
         **{name: {} if name == "diff" else value for name, value in plan.extra.items()},
-        "environment": {
-            "tuneport": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "system": f"{platform.system()} {platform.machine()}",
-            "kernel": kernel.NAME,
-            "workers": pool.workers,
-            "seconds": round(seconds, 3),
-        },
+        "environment": environment(workers=pool.workers, seconds=round(seconds, 3)),
     }
     manifest = finite(manifest)
     manifest["inputs"] = [_input(finite(each.identity()), digests.get(each.role)) for each in plan.inputs]
@@ -211,6 +203,18 @@ def make_manifest(
         manifest["diff"] = plan.extra["diff"]  # as it is: most of its entries are one and the same
     manifest["tensors"] = _tensors(results, _dropped_tensors(plan, dropped))
     return manifest
+
+
+def environment(**more: Any) -> dict[str, Any]:
+    """What a run was made with, and ``more`` of it."""
+    return {
+        "tuneport": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "kernel": kernel.NAME,
+        **more,
+    }
 
 
 def _tensors(results: LeafResults, dropped: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:

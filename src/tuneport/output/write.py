@@ -11,14 +11,15 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from tuneport.checkpoint.local_folder import read_file_header
 from tuneport.checkpoint.open_files import KeptFile
 from tuneport.checkpoint.small_files import JOURNAL
-from tuneport.checkpoint.weights import StoredTensor, tensors_of_file
+from tuneport.checkpoint.weights import StoredTensor
 from tuneport.errors import CheckpointError, HubError, OutputError, TakenError, TuneportError, named
 from tuneport.files.holding import held, is_at
-from tuneport.files.opening import check_inside, opened, resolved
+from tuneport.files.opening import check_inside, resolved
 from tuneport.files.printable import listed_names
 from tuneport.files.writing import open_own, told, whole, write_new
 from tuneport.output import journal
@@ -346,17 +347,10 @@ def _has(path: Path, size: int | None) -> bool:
     if size is not None:
         return path.stat().st_size == size
     try:
-        with opened(path) as file:
-            whole = path.stat().st_size
-            tensors_of_file(path.name, whole, lambda start, count: _read_part(file, start, count), path.name)
+        read_file_header(path, path.name)
     except CheckpointError:
         return False
     return True
-
-
-def _read_part(file: BinaryIO, start: int, count: int) -> bytes:
-    file.seek(start)
-    return file.read(count)
 
 
 def read_plan(out: Path) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ Plane = NDArray[np.uint8]
 
 
 class DamagedChunkError(ValueError):
-    """Bytes that are no chunk of so many numbers."""
+    """Bytes that cannot be decoded to so many numbers."""
 
 
 def encode(content: memoryview, dtype: str) -> bytes:

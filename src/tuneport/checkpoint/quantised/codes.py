@@ -19,7 +19,7 @@ _E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 
 @dataclass(frozen=True)
 class _Format:
-    """Bits of exponent and mantissa, the bias, and which codes are no numbers."""
+    """Bits of exponent and mantissa, the bias, and which codes are infinite or NaN."""
 
     exponent: int
     mantissa: int

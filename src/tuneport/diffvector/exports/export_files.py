@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -12,11 +11,9 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from tuneport import __version__
 from tuneport.checkpoint.weights import StoredTensor
 from tuneport.diffvector.exports.export_card import render_export_card
-from tuneport.engine import kernel
-from tuneport.engine.manifest import render_manifest, token_record
+from tuneport.engine.manifest import environment, render_manifest, token_record
 from tuneport.engine.plan import FORMAT, Plan
 from tuneport.errors import recorded
 from tuneport.files.json_text import finite
@@ -107,14 +104,7 @@ def finish_export(
         "files": {name: blake3(contents(content)).hexdigest() for name, content in files.items()},
         "plan": dict(record),
         "card": card_facts(plan.inputs[-1:]),
-        "environment": {
-            "tuneport": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "system": f"{platform.system()} {platform.machine()}",
-            "kernel": kernel.NAME,
-            "seconds": round(time.monotonic() - begun, 3),
-        },
+        "environment": environment(seconds=round(time.monotonic() - begun, 3)),
     }
     manifest = finite(manifest)
     card = render_export_card(manifest)
